@@ -1,0 +1,54 @@
+"""toyalign: a wind tunnel for alignment losses.
+
+Write one loss function, run it on toy problems in seconds, see where the probability goes:
+
+    import toyalign as ta
+
+    problem = ta.adjacent_arms(arms=10)
+    traj = ta.simulate(ta.dpo, problem, policy="features", beta=0.3)
+
+Everything is imported on first use, so that `import toyalign` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "toyalign.simulate": ("simulate", "log_spaced", "DivergenceWarning"),
+    "toyalign.trajectory": ("Trajectory",),
+    "toyalign.problems.bandit": ("Bandit", "far", "near", "two_modes", "adjacent_arms"),
+    "toyalign.problems.sources": ("Source",),
+    "toyalign.policies.tabular": ("Tabular",),
+    "toyalign.policies.features": ("Features",),
+    "toyalign.policies.mlp": ("MLP",),
+    "toyalign.optimisers": ("SGD", "Adam", "RMSprop"),
+    "toyalign.objectives": ("objective", "Objective", "get_objective"),
+    "toyalign.errors": ("ToyalignError",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the package, and every registered objective under its own name."""
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name.startswith("_"):
+        raise AttributeError(f"module 'toyalign' has no attribute {name!r}")
+    else:
+        from toyalign.objectives import OBJECTIVES
+
+        if name not in OBJECTIVES:
+            raise AttributeError(f"module 'toyalign' has no attribute {name!r}")
+        value = OBJECTIVES[name].fn
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """What can be had: the package's names and the objectives'."""
+    from toyalign.objectives import OBJECTIVES
+
+    return sorted({*globals(), *_HOME, *OBJECTIVES})

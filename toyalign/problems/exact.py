@@ -1,0 +1,122 @@
+"""Exact rows: every response or every ordered pair, weighted by its probability. Nothing is drawn.
+
+Contexts weigh the same.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from toyalign.advantages import exact_advantages, exact_best_weights
+from toyalign.errors import ToyalignError
+from toyalign.problems.world import World
+from toyalign.rows import Rows
+
+MOST_ROWS = 100_000
+
+
+def preference(better: Tensor, labels: str, noise: float) -> Tensor:
+    """Probability that the first of two responses is labelled as chosen.
+
+    Args:
+        better: reward of the first less reward of the second.
+        labels: "reward" (the higher reward wins, equal ones are a coin toss) or "bradley_terry"
+            (σ of the difference).
+        noise: share of labels that are flipped.
+    """
+    if labels == "bradley_terry":
+        wins = torch.sigmoid(better)
+    else:
+        wins = 0.5 * (1 + torch.sign(better))
+    return wins * (1 - 2 * noise) + noise
+
+
+def exact_samples(
+    world: World, behaviour: Tensor, needs: Collection[str], responses: int, advantage: str
+) -> Rows:
+    """All arms, weighted by their probability under whoever draws them.
+
+    Args:
+        behaviour: [run, cell], log-probabilities of the policy that responds.
+        needs: the glossary names that the loss asks for; no others are computed.
+        responses: the N of Best-of-N.
+        advantage: a key of `ADVANTAGES`.
+    """
+    shape = (-1, world.contexts, world.actions)
+    weight = behaviour.exp().view(shape)
+    rewards = world.rewards.view(shape)
+    values = {}
+    if "rewards" in needs:
+        values["rewards"] = world.rewards.expand(world.runs, -1)
+    if "advantages" in needs:
+        values["advantages"] = exact_advantages(advantage, rewards, weight).flatten(1)
+    if "best_weights" in needs:
+        values["best_weights"] = exact_best_weights(rewards, weight, responses).flatten(1)
+    return Rows((weight / world.contexts).flatten(1), values=values, behaviour=behaviour)
+
+
+def exact_pairs(world: World, behaviour: Tensor, labels: str, noise: float) -> Rows:
+    """All ordered pairs of two independent responses, times the probability of that label.
+
+    Args:
+        behaviour: [run, cell], log-probabilities of the policy that responds.
+        labels: as in `preference`.
+        noise: share of labels that are flipped.
+
+    A pair of equal responses keeps its weight, though it teaches nothing, so that the weights are
+    those of what would be drawn.
+
+    Raises:
+        ToyalignError: where the pairs would be too many.
+    """
+    count = world.contexts * world.actions**2
+    if count > MOST_ROWS:
+        raise ToyalignError(
+            f"exact pairs of {world.actions} arms in {world.contexts} context(s) are {count:,} rows "
+            f"for every run (at most {MOST_ROWS:,}): draw them instead, with source=Source(exact=False)"
+        )
+    shape = (-1, world.contexts, world.actions)
+    weight = behaviour.exp().view(shape)
+    rewards = world.rewards.view(shape)
+    wins = preference(rewards.unsqueeze(-1) - rewards.unsqueeze(-2), labels, noise)
+    both = weight.unsqueeze(-1) * weight.unsqueeze(-2)  # [run, context, chosen, rejected]
+    cell = torch.arange(world.cells).view(world.contexts, world.actions)
+    chosen, rejected = torch.broadcast_tensors(cell.unsqueeze(-1), cell.unsqueeze(-2))
+    return Rows(
+        weight=(2 * both * wins / world.contexts).flatten(1),
+        cells=torch.stack([chosen.flatten(), rejected.flatten()])[None],
+        sides=("chosen_", "rejected_"),
+    )
+
+
+def own_pairs(world: World, noise: float) -> Rows:
+    """The problem's own pairs, with both labels of each where some are flipped.
+
+    Raises:
+        ToyalignError: if the problem has no pairs.
+    """
+    if world.pairs is None:
+        raise ToyalignError(
+            "this problem has no pairs of its own: give Bandit(pairs=[(chosen, rejected)]), or "
+            "collect pairs with source='reference' or source='policy'"
+        )
+    cells = world.pairs
+    count = cells.shape[2]
+    weight = torch.full((1, count), 1 / count, dtype=world.rewards.dtype)
+    if noise:
+        cells = torch.cat([cells, cells.flip(1)], 2)
+        weight = torch.cat([weight * (1 - noise), weight * noise], 1)
+    return Rows(weight=weight, cells=cells, sides=("chosen_", "rejected_"))
+
+
+def exact_demonstrations(world: World) -> Rows:
+    """All responses, weighted by their probability among the demonstrations."""
+    return Rows(weight=world.demonstrations)
+
+
+def distributions(world: World) -> Rows:
+    """One row for each context: the whole distribution there, beside the target's."""
+    target = world.target_log_probs.view(-1, world.contexts, world.actions)
+    weight = target.new_full((1, world.contexts), 1 / world.contexts)
+    return Rows(weight=weight, sides=(), values={"target_log_probs": target})

@@ -1,0 +1,120 @@
+"""Sampled rows: n responses or pairs, drawn and labelled with each run's own random numbers.
+
+A collection is a set of groups, [run, group]; a group is a prompt with N responses. Groups visit
+the contexts in turn, equally often.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from toyalign.advantages import ADVANTAGES, best_weights
+from toyalign.problems.exact import preference
+from toyalign.problems.world import World
+from toyalign.rows import Rows
+from toyalign.streams import Streams
+
+_BISECT_FROM = 8192  # draws; below this the several small operations cost more than they save
+
+
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse-transform sampling: the first entry whose cumulative probability exceeds u.
+
+    Args:
+        probabilities: [run, action], summing to 1.
+        uniforms: [run, draw], in [0, 1).
+
+    Returns:
+        Indices, [run, draw].
+    """
+    actions = probabilities.shape[1]
+    cumulative = probabilities.double().cumsum(1)
+    # Rounding may leave the last entry under 1; an entry of probability 0 must never be drawn.
+    cumulative = cumulative / cumulative[:, -1:]
+    if uniforms.numel() < _BISECT_FROM:
+        return torch.searchsorted(cumulative, uniforms, right=True).clamp_(max=actions - 1)
+    # A bisection without branches makes the same choice, in half the time for many draws.
+    low = torch.zeros(uniforms.shape, dtype=torch.long)
+    step = 1 << (actions - 1).bit_length()
+    while step > 1:
+        step //= 2
+        probe = (low + (step - 1)).clamp_(max=actions - 1)
+        low += step * (cumulative.gather(1, probe) <= uniforms)
+    return low.clamp_(max=actions - 1)
+
+
+def draw_responses(world: World, behaviour: Tensor, groups: int, n: int, streams: Streams) -> Tensor:
+    """Cells of N responses for each group, [run, group, response].
+
+    Args:
+        behaviour: [run, cell], log-probabilities of the policy that responds.
+        groups: number of groups, a multiple of the number of contexts.
+        n: responses per group.
+    """
+    contexts, runs = world.contexts, len(behaviour)
+    uniforms = torch.from_numpy(streams.uniforms("responses", groups * n))
+    probabilities = behaviour.exp().view(runs * contexts, world.actions)
+    arms = draw(probabilities, uniforms.reshape(runs * contexts, -1)).view(runs, contexts, -1)
+    if contexts > 1:
+        arms = arms + torch.arange(contexts).view(1, -1, 1) * world.actions
+    return arms.view(runs, groups, n)
+
+
+def sampled_samples(
+    world: World, behaviour: Tensor, cells: Tensor, needs: Collection[str], advantage: str
+) -> Rows:
+    """Rows for drawn responses, each with its reward.
+
+    Args:
+        behaviour: [run, cell], log-probabilities of the policy that responded.
+        cells: [run, group, response].
+        needs: the glossary names that the loss asks for; no others are computed.
+        advantage: a key of `ADVANTAGES`.
+    """
+    runs, groups, n = cells.shape
+    flat = cells.flatten(1)
+    rewards = world.rewards.expand(runs, -1).gather(1, flat).view(cells.shape)
+    values = {}
+    if "rewards" in needs:
+        values["rewards"] = rewards.flatten(1)
+    if "advantages" in needs:
+        expected = (behaviour.exp() * world.rewards).view(runs, world.contexts, -1).sum(-1)
+        expected = expected.repeat_interleave(groups // world.contexts, 1).unsqueeze(-1)
+        values["advantages"] = ADVANTAGES[advantage](rewards, expected).flatten(1)
+    if "best_weights" in needs:
+        values["best_weights"] = best_weights(rewards).flatten(1)
+    weight = rewards.new_full((1, groups * n), 1 / (groups * n))
+    return Rows(weight, flat.unsqueeze(1), values=values, behaviour=behaviour)
+
+
+def sampled_pairs(
+    world: World, cells: Tensor, labels: str, noise: float, gap: float, streams: Streams
+) -> Rows:
+    """Rows for all N(N − 1)/2 pairs of each group of responses [run, group, response].
+
+    Args:
+        labels: "reward" or "bradley_terry", as in `preference`; the first of two equally rewarded
+            responses is the chosen one.
+        noise: share of labels that are flipped.
+        gap: pairs whose rewards differ by less get weight 0.
+    """
+    runs, groups, n = cells.shape
+    left, right = torch.triu_indices(n, n, 1)
+    first, second = cells[..., left].flatten(1), cells[..., right].flatten(1)
+    rewards = world.rewards.expand(runs, -1)
+    better = rewards.gather(1, first) - rewards.gather(1, second)
+    if labels == "bradley_terry":
+        keep = torch.from_numpy(streams.uniforms("labels", first.shape[1])) < preference(
+            better, labels, 0.0
+        )
+    else:
+        keep = better >= 0
+    if noise:
+        keep = keep ^ (torch.from_numpy(streams.uniforms("noise", first.shape[1])) < noise)
+    chosen, rejected = torch.where(keep, first, second), torch.where(keep, second, first)
+    weight = better.new_full((1, first.shape[1]), 1 / first.shape[1])
+    if gap:
+        kept = (better.abs() >= gap).to(better.dtype)
+        weight = kept / kept.sum(1, keepdim=True).clamp_min(1)
+    return Rows(weight, torch.stack([chosen, rejected], 1), ("chosen_", "rejected_"))

@@ -1,0 +1,222 @@
+"""Data sources: where the rows of each step come from, and how fresh they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from toyalign.advantages import ADVANTAGES
+from toyalign.errors import ToyalignError, unknown
+from toyalign.glossary import kind_of
+from toyalign.problems.exact import (
+    distributions,
+    exact_demonstrations,
+    exact_pairs,
+    exact_samples,
+    own_pairs,
+)
+from toyalign.problems.sampled import draw, draw_responses, sampled_pairs, sampled_samples
+from toyalign.problems.world import World
+from toyalign.rows import Rows
+from toyalign.streams import Streams
+
+LABELS = ("reward", "bradley_terry")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an objective's data comes from. An axis of its own beside the objective.
+
+    Args:
+        origin: "fixed" (the problem's own pairs or demonstrations), "reference" (responses of the
+            reference), "policy" (responses of the policy itself, collected anew), or "" for the
+            first of these that the objective allows and the problem has.
+        exact: True for every response with its probability as weight, False for drawn ones.
+        prompts: prompts per collection when drawing, a multiple of the problem's contexts; 0 for
+            one visit to each context.
+        responses: N, responses per prompt; also the N of exact Best-of-N.
+        minibatch: prompts per gradient step, drawn without replacement in a new order on every
+            pass; 0 for the whole collection.
+        reuse: T, passes over a collection of the policy before the next one is drawn.
+        fresh: for origin "reference", whether a new collection is drawn after `reuse` passes; a
+            study of fixed offline data draws once.
+        labels: which of two responses is chosen: "reward" or "bradley_terry".
+        label_noise: share of labels that are flipped, 0 to 0.5.
+        min_gap: drawn pairs whose rewards differ by less are dropped.
+        advantage: what a reward is compared with, a key of `ADVANTAGES`.
+
+    Raises:
+        ToyalignError: for an unknown name or a number that makes no sense.
+    """
+
+    origin: str = ""
+    exact: bool = True
+    prompts: int = 0
+    responses: int = 10
+    minibatch: int = 0
+    reuse: int = 1
+    fresh: bool = False
+    labels: str = "reward"
+    label_noise: float = 0.0
+    min_gap: float = 0.0
+    advantage: str = "baseline"
+
+    def __post_init__(self) -> None:
+        known = {
+            "data source": (self.origin, ("", "fixed", "reference", "policy")),
+            "labels": (self.labels, LABELS),
+            "advantage": (self.advantage, tuple(ADVANTAGES)),
+        }
+        for what, (given, names) in known.items():
+            if given not in names:
+                raise unknown(what, given, [name for name in names if name])
+        for name in ("prompts", "minibatch"):
+            if getattr(self, name) < 0:
+                raise ToyalignError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name in ("responses", "reuse"):
+            if getattr(self, name) < 1:
+                raise ToyalignError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.label_noise <= 0.5:
+            raise ToyalignError(f"label_noise must be between 0 and 0.5, not {self.label_noise}")
+        if self.exact and (self.prompts or self.minibatch or self.min_gap):
+            raise ToyalignError(
+                "prompts, minibatch and min_gap are for drawn responses: add exact=False"
+            )
+
+    @property
+    def renewed(self) -> bool:
+        """Whether collections are drawn again and again."""
+        return self.origin == "policy" or (self.origin == "reference" and self.fresh)
+
+
+class Collector:
+    """Makes the rows of every step, for all runs of a chunk.
+
+    Args:
+        source: where the data comes from; its origin must be given.
+        needs: glossary names of the tensors that the loss asks for.
+        world: the problem.
+        reference: [run, cell], log-probabilities of the reference policy.
+        streams: the runs' random numbers.
+
+    Raises:
+        ToyalignError: if the problem cannot provide such rows.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        needs: Sequence[str],
+        world: World,
+        reference: Tensor,
+        streams: Streams,
+    ):
+        self._world, self._streams, self._needs = world, streams, needs
+        self._kind = kind = kind_of(needs)
+        self._reference = reference
+        self.groups = source.prompts or world.contexts
+        if self.groups % world.contexts:
+            raise ToyalignError(
+                f"prompts={source.prompts} per collection is not a multiple of the problem's "
+                f"{world.contexts} contexts, which are visited equally often"
+            )
+        if source.minibatch and self.groups % source.minibatch:
+            raise ToyalignError(
+                f"minibatch={source.minibatch} does not divide the {self.groups} prompts of a "
+                "collection"
+            )
+        if kind in ("pairs", "demonstrations") and not source.exact and source.origin != "fixed":
+            if source.responses < 2:
+                raise ToyalignError("pairs need at least 2 responses per prompt, not 1")
+        if kind == "distributions":
+            source = replace(source, exact=True, prompts=0, minibatch=0, min_gap=0.0)
+        self._source = source
+        self._batches = self.groups // (source.minibatch or self.groups)
+        self.fresh_every = self._batches * source.reuse
+        drawn = source.origin != "fixed" and not source.exact
+        self._per_collection = self.groups * source.responses if drawn else 0
+        self._collection: Rows | None = None
+        self._order: Tensor | None = None
+
+    def rows(self, step: int, log_probs: Tensor) -> Rows:
+        """The rows of a step.
+
+        Args:
+            step: number of the step, from 0; steps must be asked for in order.
+            log_probs: [run, cell], the policy's, without gradient; a policy source draws from it.
+        """
+        if self._collection is None or (self._source.renewed and step % self.fresh_every == 0):
+            fixed = self._source.origin != "policy"
+            self._collection = self._collect(self._reference if fixed else log_probs)
+        if self._batches == 1:
+            return self._collection
+        batch = step % self._batches
+        if batch == 0:
+            noise = self._streams.uniforms("order", self.groups)
+            self._order = torch.from_numpy(noise.argsort(1))
+        size, per_group = self._source.minibatch, self._collection.count // self.groups
+        assert self._order is not None
+        groups = self._order[:, batch * size : (batch + 1) * size]
+        index = groups.unsqueeze(-1) * per_group + torch.arange(per_group)
+        return self._collection.pick(index.flatten(1))
+
+    def queries(self, step: int) -> int:
+        """Reward queries (responses drawn and judged) per run that the first `step` steps cost."""
+        if not self._source.renewed:
+            return self._per_collection if step else 0
+        return -(-step // self.fresh_every) * self._per_collection
+
+    def _collect(self, behaviour: Tensor) -> Rows:
+        source, world = self._source, self._world
+        if self._kind == "distributions":
+            return distributions(world)
+        if source.origin == "fixed":
+            return self._own()
+        if source.exact:
+            if self._kind == "samples":
+                return exact_samples(
+                    world, behaviour, self._needs, source.responses, source.advantage
+                )
+            pairs = exact_pairs(world, behaviour, source.labels, source.label_noise)
+        else:
+            cells = draw_responses(
+                world, behaviour, self.groups, source.responses, self._streams
+            )
+            if self._kind == "samples":
+                return sampled_samples(world, behaviour, cells, self._needs, source.advantage)
+            pairs = sampled_pairs(
+                world, cells, source.labels, source.label_noise, source.min_gap, self._streams
+            )
+        return pairs if self._kind == "pairs" else winners(pairs)
+
+    def _own(self) -> Rows:
+        """The problem's own pairs or demonstrations, or `groups` draws of them."""
+        source, world = self._source, self._world
+        if self._kind == "samples":
+            raise ToyalignError(
+                "an objective that uses rewards needs responses: source='reference' or 'policy'"
+            )
+        if self._kind == "demonstrations":
+            whole, uniforms = exact_demonstrations(world), partial(self._uniform, "responses")
+        else:
+            whole, uniforms = own_pairs(world, source.label_noise), partial(self._uniform, "labels")
+        if source.exact:
+            return whole
+        picks = draw(whole.weight.expand(world.runs, -1), uniforms())
+        cells = picks.unsqueeze(1)
+        if whole.cells is not None:
+            wide = cells.expand(-1, len(whole.sides), -1)
+            cells = whole.cells.expand(world.runs, -1, -1).gather(2, wide)
+        weight = whole.weight.new_full((1, self.groups), 1 / self.groups)
+        return Rows(weight, cells, whole.sides)
+
+    def _uniform(self, purpose: str) -> Tensor:
+        return torch.from_numpy(self._streams.uniforms(purpose, self.groups))
+
+
+def winners(pairs: Rows) -> Rows:
+    """The chosen side of each pair, as demonstrations (supervised fine-tuning on the winners)."""
+    assert pairs.cells is not None
+    return Rows(pairs.weight, pairs.cells[:, :1], ("",))

@@ -1,0 +1,23 @@
+"""Shapes as types. They are documentation; the tests switch their enforcement on."""
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+Row = Float[Tensor, "run row"]
+Count = Real[Tensor, "run row"]
+Token = Float[Tensor, "run row token"]
+Mask = Real[Tensor, "run row token"]
+Distribution = Float[Tensor, "run row *token action"]
+PerDistribution = Float[Tensor, "run row *token"]
+Column = Float[Tensor, "run 1"]
+Hyper = float | Column  # one value for all runs, or a column with one value per run
+
+
+def over(hyper: Hyper, like: Tensor) -> Tensor:
+    """A hyperparameter as a tensor that broadcasts over `like`, whatever trailing axes that has.
+
+    A column [run, 1] fits [run, row] as it is; losses on tokens or whole distributions need this.
+    """
+    value = torch.as_tensor(hyper, dtype=like.dtype, device=like.device)
+    return value.reshape(-1, *[1] * (like.ndim - 1))
