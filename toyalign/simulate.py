@@ -29,6 +29,12 @@ from toyalign.trajectory import Trajectory
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
+# Elementwise kernels treat a tensor's last few entries, up to one short of this many, with scalar
+# code whose sigmoid or softplus rounds differently. Ghost runs at the end of every chunk take that
+# place, so that a real run gives the same bits wherever it stands in a batch.
+_VECTOR = 32
+
+
 class DivergenceWarning(UserWarning):
     """Some runs ended in non-finite numbers; their records stop there."""
 
@@ -48,6 +54,7 @@ class Plan:
     hyper: Mapping[str, Any]  # columns [run] where swept, plain values elsewhere
     clip: float | None
     dtype: torch.dtype
+    ghosts: int = 0
 
 
 def simulate(
@@ -119,18 +126,21 @@ def simulate(
         dtype=DTYPES[dtype],
     )
     count = len(runs["seed"])
-    size = chunk or chunk_size(_try_out(plan), plan.dtype)
+    row_count, numbers = _try_out(plan)
+    plan = replace(plan, ghosts=-(-_VECTOR // row_count))
+    size = chunk or chunk_size(numbers, plan.dtype)
     pieces = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     return _gather(plan, pieces, map_chunks(train, plan, pieces, jobs, progress))
 
 
 def train(plan: Plan, piece: slice) -> dict[str, Any]:
     """The method itself, for one chunk of runs. Returns the records, [mark, run, ...] each."""
-    seeds = plan.runs["seed"][piece]
-    streams = Streams(seeds)
+    runs = list(range(*piece.indices(len(plan.runs["seed"]))))
+    batch = runs + runs[-1:] * plan.ghosts
+    streams = Streams(plan.runs["seed"][batch])
     world = plan.problem.world(streams, plan.dtype)
-    hyper = _columns(plan, piece)
-    lr = torch.from_numpy(plan.runs["lr"][piece]).to(plan.dtype).unsqueeze(1)
+    hyper = _columns(plan, batch)
+    lr = torch.from_numpy(plan.runs["lr"][batch]).to(plan.dtype).unsqueeze(1)
     needs, loss_of = plan.objective.needs, plan.objective.fn
 
     theta = plan.policy.start(world, streams)
@@ -138,7 +148,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         reference = plan.policy.log_probs(theta, world)
     collector = Collector(plan.source, needs, world, reference, streams)
     state = plan.optimiser.state(theta)
-    records = Records(plan, len(seeds), world, reference)
+    records = Records(plan, len(runs), world, reference)
 
     for step in range(plan.steps + 1):
         leaf = theta.detach().requires_grad_()
@@ -160,7 +170,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
             grad = clip_per_run(grad, plan.clip)
         plan.optimiser.step(theta, grad, lr, state, step)
 
-    records.arrays["theta"] = theta.numpy()
+    records.arrays["theta"] = theta[: len(runs)].numpy()
     records.arrays["queries"] = np.array([collector.queries(step) for step in plan.marks])
     return records.arrays
 
@@ -178,7 +188,7 @@ class Records:
             "loss": self._empty(runs),
             "scores": {},
             "unseen": None,
-            "reference": reference.view(self._table).numpy(),
+            "reference": reference[:runs].view(self._table).numpy(),
             "rewards": world.rewards[0, : world.actions].numpy(),
             "diverged_at": np.full(runs, -1),
         }
@@ -194,22 +204,23 @@ class Records:
     ) -> bool:
         """Record a step; runs with non-finite numbers end here. Returns whether any run lives."""
         mark = self._marks.index(step)
-        arrays = self.arrays
-        log_probs = log_probs.detach()
+        arrays, runs = self.arrays, self._table[0]
+        log_probs = log_probs.detach()[:runs]
         bad = ~torch.isfinite(log_probs).all(1).numpy()
         ended = arrays["diverged_at"]
         ended[bad & (ended < 0)] = step
         arrays["log_probs"][mark] = log_probs.view(self._table).numpy()
-        arrays["loss"][mark] = loss.detach().numpy()
+        arrays["loss"][mark] = loss.detach()[:runs].numpy()
         for name, values in tensors.items():
             if name.endswith("logps") and not name.startswith("old_"):
                 flat = values.detach().reshape(len(values), -1)
-                mean = arrays["scores"].setdefault(name, self._empty(len(loss)))
-                mean[mark] = (weight * flat).sum(1).numpy()
+                mean = arrays["scores"].setdefault(name, self._empty(runs))
+                mean[mark] = (weight * flat).sum(1)[:runs].numpy()
         if unseen is not None:
+            seen = unseen[:runs].view(runs, -1, self._table[2])
             if arrays["unseen"] is None:
-                arrays["unseen"] = self._empty(len(unseen), unseen.shape[1] // self._table[2], self._table[2])
-            arrays["unseen"][mark] = unseen.view(arrays["unseen"].shape[1:]).numpy()
+                arrays["unseen"] = self._empty(*seen.shape)
+            arrays["unseen"][mark] = seen.numpy()
         for name in ("log_probs", "loss", "unseen"):
             if arrays[name] is not None:
                 arrays[name][mark, ended >= 0] = np.nan
@@ -280,10 +291,10 @@ def _source(source: str | Source, card: Objective, problem: Any) -> Source:
     return chosen
 
 
-def _columns(plan: Plan, piece: slice) -> dict[str, Any]:
+def _columns(plan: Plan, batch: list[int]) -> dict[str, Any]:
     """Hyperparameters for the loss: a column [run, 1] where they vary, else the plain value."""
     return {
-        name: torch.from_numpy(value[piece].astype(float)).to(plan.dtype).unsqueeze(1)
+        name: torch.from_numpy(value[batch].astype(float)).to(plan.dtype).unsqueeze(1)
         if isinstance(value, np.ndarray)
         else value
         for name, value in plan.hyper.items()
@@ -301,8 +312,12 @@ def _checked(loss: Any, plan: Plan, rows: Any) -> Tensor:
     return loss
 
 
-def _try_out(plan: Plan) -> int:
-    """Run the first step of one run, so that mistakes show at once; returns numbers per run."""
+def _try_out(plan: Plan) -> tuple[int, int]:
+    """Take the first step of one run, so that mistakes show at once.
+
+    Returns:
+        The number of rows, and the largest number of entries that a tensor has per run.
+    """
     steps = replace(plan, steps=1, marks=(0,), runs={k: v[:1] for k, v in plan.runs.items()})
     seed = Streams(steps.runs["seed"])
     world = plan.problem.world(seed, plan.dtype)
@@ -310,8 +325,9 @@ def _try_out(plan: Plan) -> int:
     log_probs = plan.policy.log_probs(theta, world)
     rows = Collector(plan.source, plan.objective.needs, world, log_probs, seed).rows(0, log_probs)
     tensors = score(plan.objective.needs, rows, log_probs, log_probs, world.actions)
-    _checked(plan.objective.fn(**tensors, **_columns(plan, slice(0, 1))), plan, rows)
-    return max(theta.shape[1], world.cells, rows.count * max(1, len(rows.sides)))
+    _checked(plan.objective.fn(**tensors, **_columns(plan, [0])), plan, rows)
+    widest = max(theta.shape[1], world.cells, rows.count * max(1, len(rows.sides)))
+    return rows.count, widest
 
 
 def _gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]) -> Trajectory:
