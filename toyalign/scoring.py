@@ -14,46 +14,60 @@ from toyalign.glossary import GLOSSARY
 from toyalign.rows import Rows
 
 
-def score(
-    needs: Sequence[str], rows: Rows, log_probs: Tensor, reference: Tensor, actions: int
-) -> dict[str, Tensor]:
-    """The tensors of a loss's signature.
+def constants(needs: Sequence[str], rows: Rows, reference: Tensor, actions: int) -> dict[str, Tensor]:
+    """Those tensors of a signature that do not change while the rows stay the same.
+
+    The reference's log-probabilities, the sampling policy's, lengths, masks, and what came with
+    the data.
 
     Args:
         needs: glossary names.
-        rows: the data of this step.
-        log_probs: [run, cell], the policy's, with gradient.
-        reference: [run, cell], the frozen reference's.
+        rows: the data.
+        reference: [run, cell], the frozen reference's log-probabilities.
         actions: number of actions per context.
-
-    Returns:
-        A tensor for each name, with the shape that the glossary gives it.
 
     Raises:
         ToyalignError: for a name that these rows have no data for.
     """
-    tables = {"": log_probs, "ref_": reference, "old_": rows.behaviour}
-    looked_up: dict[str, dict[str, Tensor]] = {}
-    found = {}
+    tables = {"ref_": reference, "old_": rows.behaviour}
+    found: dict[str, Tensor] = {}
+    for prefix, table in tables.items():
+        asked = [name for name in needs if name.startswith(prefix) and name not in rows.values]
+        if table is None and asked:
+            raise _missing(asked[0])
+        if table is not None:
+            plain = [name.removeprefix(prefix) for name in asked]
+            found |= {prefix + k: v for k, v in from_table(plain, rows, table, actions).items()}
     for name in needs:
+        side, quantity = _split(name)
         if name in rows.values:
             found[name] = rows.values[name]
-            continue
-        prefix = next((p for p in ("ref_", "old_") if name.startswith(p)), "")
-        side, quantity = _split(name.removeprefix(prefix))
-        table = tables[prefix]
-        if quantity == "log_probs" and table is not None:
+        elif quantity in ("lengths", "mask"):
+            if side not in rows.sides:
+                raise _missing(name)
+            ones = reference.new_ones(len(reference), rows.count)
+            found[name] = ones if quantity == "lengths" else ones.unsqueeze(-1)
+    return found
+
+
+def from_table(names: Sequence[str], rows: Rows, table: Tensor, actions: int) -> dict[str, Tensor]:
+    """The log-probabilities among `names`, looked up in a policy's table [run, cell].
+
+    Raises:
+        ToyalignError: for a name that these rows have no data for.
+    """
+    found: dict[str, Tensor] = {}
+    responses: dict[str, Tensor] = {}
+    for name in names:
+        side, quantity = _split(name)
+        if quantity == "log_probs":
             found[name] = table.view(len(table), -1, actions)
             continue
-        if side not in rows.sides or quantity == "" or table is None:
-            raise ToyalignError(f"this data source has no {name} ({GLOSSARY[name].meaning})")
-        if quantity in ("lengths", "mask"):
-            ones = log_probs.new_ones(log_probs.shape[0], rows.count)
-            found[name] = ones if quantity == "lengths" else ones.unsqueeze(-1)
-            continue
-        if prefix not in looked_up:
-            looked_up[prefix] = _look_up(table, rows)
-        logps = looked_up[prefix][side]
+        if side not in rows.sides or quantity not in ("logps", "token_logps"):
+            raise _missing(name)
+        if not responses:
+            responses = _look_up(table, rows)
+        logps = responses[side]
         found[name] = logps.unsqueeze(-1) if quantity == "token_logps" else logps
     return found
 
@@ -82,9 +96,15 @@ def _look_up(table: Tensor, rows: Rows) -> dict[str, Tensor]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """`chosen_token_logps` to (`chosen_`, `token_logps`); an unprovided quantity is empty."""
+    """`chosen_token_logps` to (`chosen_`, `token_logps`)."""
     for side in ("chosen_", "rejected_"):
         if name.startswith(side):
             return side, name.removeprefix(side)
-    known = ("logps", "token_logps", "mask", "lengths", "log_probs")
-    return "", name if name in known else ""
+    return "", name
+
+
+def _missing(name: str) -> ToyalignError:
+    term = GLOSSARY.get(name)
+    return ToyalignError(
+        f"this data source has no {name}" + (f" ({term.meaning})" if term else "")
+    )

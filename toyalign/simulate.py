@@ -22,7 +22,8 @@ from toyalign.optimisers import Optimiser, clip_per_run, get_optimiser
 from toyalign.policies import get_policy
 from toyalign.problems import get_problem
 from toyalign.problems.sources import Collector, Source
-from toyalign.scoring import reduce_rows, score
+from toyalign.rows import Rows
+from toyalign.scoring import constants, from_table, reduce_rows
 from toyalign.streams import Streams
 from toyalign.trajectory import Trajectory
 
@@ -150,22 +151,29 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     state = plan.optimiser.state(theta)
     records = Records(plan, len(runs), world, reference)
 
+    rows = None
     for step in range(plan.steps + 1):
         leaf = theta.detach().requires_grad_()
         log_probs = plan.policy.log_probs(leaf, world)
-        rows = collector.rows(step, log_probs.detach())
-        tensors = score(needs, rows, log_probs, reference, world.actions)
-        loss = reduce_rows(_checked(loss_of(**tensors, **hyper), plan, rows), rows)
+        previous, rows = rows, collector.rows(step, log_probs.detach())
+        if rows is not previous:
+            fixed = constants(needs, rows, reference, world.actions)
+            moving = [name for name in needs if name not in fixed]
+        tensors = {**fixed, **from_table(moving, rows, log_probs, world.actions)}
+        loss = _checked(loss_of(**tensors, **hyper), plan, rows)
         if step in plan.marks:
             with torch.no_grad():
-                unseen = world.unseen_states is not None
-                beyond = plan.policy.log_probs(theta, world, unseen=True) if unseen else None
-                alive = records.write(step, loss, log_probs, tensors, rows.weight, beyond)
+                beyond = None
+                if world.unseen_states is not None:
+                    beyond = plan.policy.log_probs(theta, world, unseen=True)
+                alive = records.write(step, reduce_rows(loss, rows), log_probs, tensors, rows, beyond)
             tick(step, plan.steps)
             if step == plan.steps or not alive:
                 break
-        # Summing over runs is only for differentiation: each run's gradient is its own.
-        (grad,) = torch.autograd.grad(loss.sum(), leaf)
+        # The gradient of the weighted sum over rows. Every run has its own parameters, so one
+        # backward pass serves all runs and mixes none.
+        weight = rows.weight.view(len(rows.weight), *loss.shape[1:]).expand_as(loss)
+        (grad,) = torch.autograd.grad(loss, leaf, grad_outputs=weight)
         if plan.clip is not None:
             grad = clip_per_run(grad, plan.clip)
         plan.optimiser.step(theta, grad, lr, state, step)
@@ -199,7 +207,7 @@ class Records:
         loss: Tensor,
         log_probs: Tensor,
         tensors: Mapping[str, Tensor],
-        weight: Tensor,
+        rows: Rows,
         unseen: Tensor | None,
     ) -> bool:
         """Record a step; runs with non-finite numbers end here. Returns whether any run lives."""
@@ -210,12 +218,12 @@ class Records:
         ended = arrays["diverged_at"]
         ended[bad & (ended < 0)] = step
         arrays["log_probs"][mark] = log_probs.view(self._table).numpy()
-        arrays["loss"][mark] = loss.detach()[:runs].numpy()
+        arrays["loss"][mark] = loss[:runs].numpy()
         for name, values in tensors.items():
             if name.endswith("logps") and not name.startswith("old_"):
                 flat = values.detach().reshape(len(values), -1)
                 mean = arrays["scores"].setdefault(name, self._empty(runs))
-                mean[mark] = (weight * flat).sum(1)[:runs].numpy()
+                mean[mark] = (rows.weight * flat).sum(1)[:runs].numpy()
         if unseen is not None:
             seen = unseen[:runs].view(runs, -1, self._table[2])
             if arrays["unseen"] is None:
@@ -301,7 +309,7 @@ def _columns(plan: Plan, batch: list[int]) -> dict[str, Any]:
     }
 
 
-def _checked(loss: Any, plan: Plan, rows: Any) -> Tensor:
+def _checked(loss: Any, plan: Plan, rows: Rows) -> Tensor:
     """Refuse a loss that has been reduced or broadcast; the caller does the reducing."""
     shape = tuple(getattr(loss, "shape", ()))
     if len(shape) not in (2, 3) or shape[1] != rows.count or shape[2:] not in ((), (1,)):
@@ -323,8 +331,11 @@ def _try_out(plan: Plan) -> tuple[int, int]:
     world = plan.problem.world(seed, plan.dtype)
     theta = plan.policy.start(world, seed)
     log_probs = plan.policy.log_probs(theta, world)
-    rows = Collector(plan.source, plan.objective.needs, world, log_probs, seed).rows(0, log_probs)
-    tensors = score(plan.objective.needs, rows, log_probs, log_probs, world.actions)
+    needs = plan.objective.needs
+    rows = Collector(plan.source, needs, world, log_probs, seed).rows(0, log_probs)
+    tensors = constants(needs, rows, log_probs, world.actions)
+    moving = [name for name in needs if name not in tensors]
+    tensors |= from_table(moving, rows, log_probs, world.actions)
     _checked(plan.objective.fn(**tensors, **_columns(plan, [0])), plan, rows)
     widest = max(theta.shape[1], world.cells, rows.count * max(1, len(rows.sides)))
     return rows.count, widest

@@ -30,44 +30,46 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """
     actions = probabilities.shape[1]
     cumulative = probabilities.double().cumsum(1)
-    # Rounding may leave the last entry under 1; an entry of probability 0 must never be drawn.
-    cumulative = cumulative / cumulative[:, -1:]
+    # The total is 1 but for rounding; scaling u by it keeps every draw inside the table.
+    uniforms = uniforms * cumulative[:, -1:]
     if uniforms.numel() < _BISECT_FROM:
         return torch.searchsorted(cumulative, uniforms, right=True).clamp_(max=actions - 1)
     # A bisection without branches makes the same choice, in half the time for many draws.
-    low = torch.zeros(uniforms.shape, dtype=torch.long)
-    step = 1 << (actions - 1).bit_length()
-    while step > 1:
-        step //= 2
-        probe = (low + (step - 1)).clamp_(max=actions - 1)
-        low += step * (cumulative.gather(1, probe) <= uniforms)
+    half = 1 << (actions - 1).bit_length() >> 1
+    padded = torch.nn.functional.pad(cumulative, (0, 2 * half - actions), value=torch.inf)
+    low = (padded[:, half - 1 : half] <= uniforms) * half
+    while half > 1:
+        half //= 2
+        low.add_(padded[:, half - 1 :].gather(1, low) <= uniforms, alpha=half)
     return low.clamp_(max=actions - 1)
 
 
-def draw_responses(world: World, behaviour: Tensor, groups: int, n: int, streams: Streams) -> Tensor:
+def draw_responses(
+    world: World, probabilities: Tensor, groups: int, n: int, streams: Streams
+) -> Tensor:
     """Cells of N responses for each group, [run, group, response].
 
     Args:
-        behaviour: [run, cell], log-probabilities of the policy that responds.
+        probabilities: [run, cell], of the policy that responds.
         groups: number of groups, a multiple of the number of contexts.
         n: responses per group.
     """
-    contexts, runs = world.contexts, len(behaviour)
+    contexts, runs = world.contexts, len(probabilities)
     uniforms = torch.from_numpy(streams.uniforms("responses", groups * n))
-    probabilities = behaviour.exp().view(runs * contexts, world.actions)
-    arms = draw(probabilities, uniforms.reshape(runs * contexts, -1)).view(runs, contexts, -1)
+    tables = probabilities.view(runs * contexts, world.actions)
+    arms = draw(tables, uniforms.reshape(runs * contexts, -1)).view(runs, contexts, -1)
     if contexts > 1:
         arms = arms + torch.arange(contexts).view(1, -1, 1) * world.actions
     return arms.view(runs, groups, n)
 
 
 def sampled_samples(
-    world: World, behaviour: Tensor, cells: Tensor, needs: Collection[str], advantage: str
+    world: World, probabilities: Tensor, cells: Tensor, needs: Collection[str], advantage: str
 ) -> Rows:
     """Rows for drawn responses, each with its reward.
 
     Args:
-        behaviour: [run, cell], log-probabilities of the policy that responded.
+        probabilities: [run, cell], of the policy that responded.
         cells: [run, group, response].
         needs: the glossary names that the loss asks for; no others are computed.
         advantage: a key of `ADVANTAGES`.
@@ -79,13 +81,13 @@ def sampled_samples(
     if "rewards" in needs:
         values["rewards"] = rewards.flatten(1)
     if "advantages" in needs:
-        expected = (behaviour.exp() * world.rewards).view(runs, world.contexts, -1).sum(-1)
+        expected = (probabilities * world.rewards).view(runs, world.contexts, -1).sum(-1)
         expected = expected.repeat_interleave(groups // world.contexts, 1).unsqueeze(-1)
         values["advantages"] = ADVANTAGES[advantage](rewards, expected).flatten(1)
     if "best_weights" in needs:
         values["best_weights"] = best_weights(rewards).flatten(1)
     weight = rewards.new_full((1, groups * n), 1 / (groups * n))
-    return Rows(weight, flat.unsqueeze(1), values=values, behaviour=behaviour)
+    return Rows(weight, flat.unsqueeze(1), values=values)
 
 
 def sampled_pairs(

@@ -181,11 +181,13 @@ class Collector:
                 )
             pairs = exact_pairs(world, behaviour, source.labels, source.label_noise)
         else:
+            probabilities = behaviour.exp()
             cells = draw_responses(
-                world, behaviour, self.groups, source.responses, self._streams
+                world, probabilities, self.groups, source.responses, self._streams
             )
             if self._kind == "samples":
-                return sampled_samples(world, behaviour, cells, self._needs, source.advantage)
+                rows = sampled_samples(world, probabilities, cells, self._needs, source.advantage)
+                return replace(rows, behaviour=behaviour)
             pairs = sampled_pairs(
                 world, cells, source.labels, source.label_noise, source.min_gap, self._streams
             )
