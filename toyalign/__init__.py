@@ -10,7 +10,9 @@ Write one loss function, run it on toy problems in seconds, see where the probab
 Everything is imported on first use, so that `import toyalign` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -52,3 +54,17 @@ def __dir__() -> list[str]:
     from toyalign.objectives import OBJECTIVES
 
     return sorted({*globals(), *_HOME, *OBJECTIVES})
+
+
+class _Package(ModuleType):
+    """The package as a module on which `ta.simulate` stays the function.
+
+    Importing the module toyalign.simulate would otherwise put the module under that name.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,52 @@
+"""Intervals over runs: how far a number would move with other seeds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or a share over runs, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] (n = {self.n})"
+
+
+def mean_interval(values: ArrayLike) -> Estimate:
+    """Mean over runs with Student's 95 % interval. Values that do not vary have a width of zero.
+
+    Args:
+        values: [run]; NaN (diverged runs) are left out.
+    """
+    from scipy import stats
+
+    array = np.asarray(values, dtype=float)
+    array = array[~np.isnan(array)]
+    n = len(array)
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    mean = float(array.mean())
+    half = 0.0
+    if n > 1:
+        half = float(stats.t.ppf(0.975, n - 1) * array.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def share_interval(hits: ArrayLike) -> Estimate:
+    """Share of runs in which something happened, with Wilson's 95 % interval.
+
+    Args:
+        hits: [run], booleans.
+    """
+    from scipy import stats
+
+    array = np.asarray(hits, dtype=bool)
+    result = stats.binomtest(int(array.sum()), len(array)).proportion_ci(method="wilson")
+    return Estimate(float(array.mean()), float(result.low), float(result.high), len(array))

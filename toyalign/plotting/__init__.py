@@ -1,0 +1,37 @@
+"""Figures: a house style and a few marks. They read tables and trajectories, never simulators."""
+
+from toyalign.plotting.field import phase_field
+from toyalign.plotting.marks import curves, dots, mass_bars, traces
+from toyalign.plotting.runs import plot_mass, plot_runs
+from toyalign.plotting.style import (
+    CHOSEN,
+    OBJECTIVE_COLOURS,
+    OTHERS,
+    REFERENCE,
+    REJECTED,
+    colour_of,
+    house_style,
+    label_panels,
+    new_figure,
+    save_figure,
+)
+
+__all__ = [
+    "CHOSEN",
+    "OBJECTIVE_COLOURS",
+    "OTHERS",
+    "REFERENCE",
+    "REJECTED",
+    "colour_of",
+    "curves",
+    "dots",
+    "house_style",
+    "label_panels",
+    "mass_bars",
+    "new_figure",
+    "phase_field",
+    "plot_mass",
+    "plot_runs",
+    "save_figure",
+    "traces",
+]
