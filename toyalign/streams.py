@@ -23,7 +23,7 @@ class Streams:
         seeds: one seed per run; equal seeds (a sweep over settings) share their numbers.
     """
 
-    def __init__(self, seeds: Sequence[int]):
+    def __init__(self, seeds: Sequence[int] | NDArray[np.integer]):
         self._seeds = tuple(int(seed) for seed in seeds)
         self._generators: dict[str, list[np.random.Generator]] = {}
         self._blocks: dict[str, NDArray[np.float64]] = {}

@@ -5,6 +5,8 @@ from toyalign.plotting.marks import curves, dots, mass_bars, traces
 from toyalign.plotting.runs import plot_mass, plot_runs
 from toyalign.plotting.style import (
     CHOSEN,
+    GAINER,
+    MARKERS,
     OBJECTIVE_COLOURS,
     OTHERS,
     REFERENCE,
@@ -18,6 +20,8 @@ from toyalign.plotting.style import (
 
 __all__ = [
     "CHOSEN",
+    "GAINER",
+    "MARKERS",
     "OBJECTIVE_COLOURS",
     "OTHERS",
     "REFERENCE",
