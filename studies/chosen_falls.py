@@ -3,7 +3,8 @@
 Ten arms, one preference pair of neighbours, exact gradients, plain SGD: nothing is sampled but the
 starting policy of each run. With independent logits the chosen answer never falls. When arms share
 features, a push that separates two similar answers moves them together as well, and the mass goes
-to a third answer that resembles the chosen one but not the rejected one.
+to a third answer that resembles the chosen one but not the rejected one. The reference leans to the
+chosen answer's side, where such answers are likely; one part of the study mirrors the pair.
 
 Background: Pal et al. 2024 (arXiv 2402.13228), Razin et al. 2024 (arXiv 2410.08847).
 """
@@ -64,8 +65,8 @@ def train(name: str, params: Params, policy: object, **changes: object) -> ta.Tr
     """One objective from all starts; `beta` is given to whatever the objective calls it."""
     strength = {k: params.beta for k in get_objective(name).hyper if k in ("beta", "tau")}
     settings = {"steps": params.steps, "lr": params.lr, "seeds": params.seeds, **strength}
-    problem = ta.adjacent_arms(arms=10, spread=params.spread)
-    return ta.simulate(name, problem, policy=policy, **{**settings, **changes})
+    settings["problem"] = ta.adjacent_arms(arms=10, spread=params.spread)
+    return ta.simulate(name, policy=policy, **{**settings, **changes})
 
 
 def table_of(keys: dict[str, object], quantities: dict[str, Estimate]) -> pd.DataFrame:
@@ -97,9 +98,19 @@ def by_policy(params: Params, policy: str, name: str) -> pd.DataFrame:
     return table_of({"part": "policy", "policy": policy, "objective": name}, outcome(traj))
 
 
+def mirrored(params: Params) -> pd.DataFrame:
+    """DPO on the pair turned round: the reference leans to the rejected answer's side."""
+    ((chosen, rejected),) = ta.adjacent_arms().pairs
+    problem = ta.adjacent_arms(spread=params.spread, pairs=((rejected, chosen),))
+    traj = train("dpo", params, ta.Features(params.overlap), problem=problem)
+    return table_of({"part": "mirrored", "policy": "features", "objective": "dpo"}, outcome(traj))
+
+
 def over_time(params: Params, policy: str) -> pd.DataFrame:
     """DPO step by step: chosen, rejected and every other arm, change since the start."""
-    traj = train("dpo", params, ta.Features(params.overlap) if policy == "features" else ta.Tabular())
+    traj = train(
+        "dpo", params, ta.Features(params.overlap) if policy == "features" else ta.Tabular()
+    )
     change = traj.log_probs[:, :, 0] - traj.log_probs[:1, :, 0]  # [mark, run, arm]
     mass = np.exp(traj.log_probs[:, :, 0])
     tables = []
@@ -107,7 +118,13 @@ def over_time(params: Params, policy: str) -> pd.DataFrame:
         for arm in range(change.shape[2]):
             tables.append(
                 table_of(
-                    {"part": "time", "policy": policy, "objective": "dpo", "step": step, "arm": arm},
+                    {
+                        "part": "time",
+                        "policy": policy,
+                        "objective": "dpo",
+                        "step": step,
+                        "arm": arm,
+                    },
                     {
                         "log-prob change": mean_interval(change[mark, :, arm]),
                         "probability": mean_interval(mass[mark, :, arm]),
@@ -173,7 +190,10 @@ def paths(params: Params, name: str) -> pd.DataFrame:
         {**keys, "step": step, "seed": run, "quantity": quantity, "mean": values[mark, run]}
         for mark, step in enumerate(traj.steps)
         for run in range(8)
-        for quantity, values in (("chosen", chosen - chosen[0]), ("rejected", rejected - rejected[0]))
+        for quantity, values in (
+            ("chosen", chosen - chosen[0]),
+            ("rejected", rejected - rejected[0]),
+        )
     ]
     return pd.DataFrame(rows)
 
@@ -187,6 +207,7 @@ def parts(params: Params) -> Iterator[Part]:
     for overlap in params.overlaps:
         yield f"overlap {overlap}", by_overlap, (params, overlap)
     yield "beta and learning rate", by_strength, (params,)
+    yield "the pair mirrored", mirrored, (params,)
     yield "first step", first_step, (params,)
     for name in ("sft", "dpo", "ipo", "dpop"):
         yield f"paths of {name}", paths, (params, name)
@@ -234,7 +255,7 @@ def who_falls(table: pd.DataFrame) -> Figure:
     rows = table[table.part == "policy"]
     plotting.dots(axes[0, 0], rows[rows.quantity == "share fallen"], hue="policy")
     axes[0, 0].set(title="runs in which chosen fell", xlabel="share of runs", xlim=(-0.04, 1.04))
-    axes[0, 0].legend(loc="center", bbox_to_anchor=(0.5, 0.62))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plotting.dots(axes[0, 1], rows[rows.quantity == "chosen change"], hue="policy")
     axes[0, 1].invert_yaxis()  # shared with the first panel, which has turned it already
     axes[0, 1].axvline(0, color=plotting.REFERENCE, ls="--", lw=0.9)
@@ -251,7 +272,7 @@ def what_it_depends_on(table: pd.DataFrame) -> Figure:
     change = table[table.quantity == "chosen change"]
     plotting.curves(axes[0, 0], change[change.part == "overlap"], "overlap")
     axes[0, 0].set(title="features shared", xlabel="overlap (arms)")
-    axes[0, 0].legend(loc="lower left", ncols=2, columnspacing=0.8, handlelength=1.2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     strength = change[change.part == "strength"]
     usual = [PRESETS["full"].lr, PRESETS["full"].beta]
     plotting.curves(axes[0, 1], strength[strength.lr == usual[0]], "beta")
@@ -312,19 +333,31 @@ def tabular_never_falls(table: pd.DataFrame) -> Verdict:
 
 def dpo_falls(table: pd.DataFrame) -> Verdict:
     """With shared features it falls under DPO in most runs."""
-    share = estimate(table, part="policy", policy="features", objective="dpo", quantity="share fallen")
+    share = estimate(
+        table, part="policy", policy="features", objective="dpo", quantity="share fallen"
+    )
     return at_least(share, 0.5, f"share of runs in which the chosen answer fell: {share}")
 
 
 def ipo_falls(table: pd.DataFrame) -> Verdict:
     """And under IPO."""
-    share = estimate(table, part="policy", policy="features", objective="ipo", quantity="share fallen")
+    share = estimate(
+        table, part="policy", policy="features", objective="ipo", quantity="share fallen"
+    )
     return at_least(share, 0.5, f"share of runs in which the chosen answer fell: {share}")
+
+
+def side_matters(table: pd.DataFrame) -> Verdict:
+    """It hardly ever falls if the reference leans to the rejected answer's side instead."""
+    share = estimate(table, part="mirrored", quantity="share fallen")
+    return at_most(share, 0.1, f"share of runs in which the chosen answer fell: {share}")
 
 
 def dpop_holds(table: pd.DataFrame) -> Verdict:
     """DPOP holds the chosen answer at the reference in at least nine runs of ten."""
-    share = estimate(table, part="policy", policy="features", objective="dpop", quantity="share fallen")
+    share = estimate(
+        table, part="policy", policy="features", objective="dpop", quantity="share fallen"
+    )
     return at_most(share, 0.1, f"share of runs in which the chosen answer fell: {share}")
 
 
@@ -349,7 +382,9 @@ def beta_is_no_cure(table: pd.DataFrame) -> Verdict:
     rows = rows[rows.lr == PRESETS["full"].lr]
     best = rows.loc[rows["high"].idxmax()]
     change = Estimate(-best["mean"], -best["high"], -best["low"], int(best["n"]))
-    return at_least(change, 0.0, f"smallest mean fall over beta, nats (beta = {best.beta:g}): {change}")
+    return at_least(
+        change, 0.0, f"smallest mean fall over beta, nats (beta = {best.beta:g}): {change}"
+    )
 
 
 study = Study(
@@ -363,6 +398,7 @@ study = Study(
             tabular_never_falls,
             dpo_falls,
             ipo_falls,
+            side_matters,
             dpop_holds,
             mass_to_neither,
             sign_is_predicted,

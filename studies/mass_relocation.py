@@ -68,7 +68,12 @@ def relocate(params: Params, name: str) -> pd.DataFrame:
     rows = []
     for mass in params.masses:
         traj = ta.simulate(
-            name, wanted_arm(mass), lr=params.lr, steps=params.steps, marks=250, source=source_of(name)
+            name,
+            wanted_arm(mass),
+            lr=params.lr,
+            steps=params.steps,
+            marks=250,
+            source=source_of(name),
         )
         on_arm = measures.mass_on(traj.log_probs[:, :, 0], [WANTED])
         steps = measures.steps_to(traj.steps, on_arm, 0.5)[0]
@@ -89,7 +94,13 @@ def modes(params: Params, name: str) -> pd.DataFrame:
     mass = np.exp(traj.log_probs[:, 0, 0])
     arms = {"near mode": slice(2, 8), "far mode": slice(12, 18)}
     rows = [
-        {"part": "modes", "objective": name, "quantity": what, "x": step, "mean": mass[mark, where].sum()}
+        {
+            "part": "modes",
+            "objective": name,
+            "quantity": what,
+            "x": step,
+            "mean": mass[mark, where].sum(),
+        }
         for what, where in arms.items()
         for mark, step in enumerate(traj.steps)
     ]
@@ -106,7 +117,7 @@ def log_ratio_change(name: str, p: torch.Tensor, q: torch.Tensor) -> torch.Tenso
 
 
 def random_distributions(params: Params) -> tuple[torch.Tensor, torch.Tensor]:
-    """Four categories; the policy gives the first two the same probability, the target more to 1."""
+    """Four categories; the policy gives the first two equal mass, the target more to the first."""
     rng = np.random.Generator(np.random.SFC64(0))
     p = rng.dirichlet(np.full(4, 0.7), params.draws).clip(1e-6)
     q = rng.dirichlet(np.full(4, 0.7), params.draws).clip(1e-6)
@@ -123,9 +134,13 @@ def condition(params: Params) -> pd.DataFrame:
     q1, q2 = q[:, 0].numpy(), q[:, 1].numpy()
     mean = (q1 - q2) / (np.log(q1) - np.log(q2))
     predicted = p[:, 0].numpy() > mean
-    agree, faster = share_interval(predicted == (reverse > forward)), share_interval(reverse > forward)
+    agree, faster = (
+        share_interval(predicted == (reverse > forward)),
+        share_interval(reverse > forward),
+    )
     rows = [
-        {"quantity": "agrees", "mean": agree.mean, "low": agree.low, "high": agree.high, "n": agree.n},
+        {"quantity": "agrees", "mean": agree.mean, "low": agree.low, "high": agree.high,
+         "n": agree.n},
         {"quantity": "reverse faster", "mean": faster.mean, "low": faster.low, "high": faster.high,
          "n": faster.n},
     ]  # fmt: skip
@@ -209,11 +224,15 @@ def two_modes(table: pd.DataFrame) -> Figure:
     figure, axes = plotting.new_figure(1, 4, width=2.2, height=2.3, sharey=True)
     rows = table[table.part == "modes"]
     for ax, name in zip(axes.flat, ("forward_kl", "jsd", "reverse_kl", "reinforce"), strict=True):
-        for what, colour in (("near mode", plotting.OTHERS), ("far mode", plotting.colour_of(name))):
+        for what, colour in (
+            ("near mode", plotting.OTHERS),
+            ("far mode", plotting.colour_of(name)),
+        ):
             line = rows[(rows.objective == name) & (rows.quantity == what)]
             ax.plot(line.x, line["mean"], color=colour, label=what)
         ax.axhline(0.5, color=plotting.REFERENCE, ls="--", lw=0.9)
         ax.set(title=name, xlabel="gradient step", xscale="symlog")
+        ax.set_xlim(0, line.x.max())
         ax.legend(loc="upper left")
     axes[0, 0].set_ylabel("probability")
     plotting.label_panels(axes.flat)
@@ -309,7 +328,9 @@ def condition_is_exact(table: pd.DataFrame) -> Verdict:
     agree = exactly(rows.loc["agrees", "mean"])
     faster = rows.loc["reverse faster", "mean"]
     return at_least(
-        agree, 0.9999, f"right in a share of {agree.mean:g}; reverse KL is the faster one in {faster:.2f}"
+        agree,
+        0.9999,
+        f"right in a share of {agree.mean:g}; reverse KL is the faster one in {faster:.2f}",
     )
 
 

@@ -180,7 +180,11 @@ def parts(params: Params) -> Iterator[Part]:
     for where in PROBLEMS:
         for method in ("best_of_n", "reinforce", "ppo_clip", "ipo"):
             for batches in params.stale:
-                yield f"{method}, B/M = {batches}, {where}", staleness, (params, where, method, batches)
+                yield (
+                    f"{method}, B/M = {batches}, {where}",
+                    staleness,
+                    (params, where, method, batches),
+                )
             for passes in params.reuse:
                 yield f"{method}, T = {passes}, {where}", reuse, (params, where, method, passes)
     for method in ("ipo", "dpo"):
@@ -230,9 +234,13 @@ def by_steps_and_queries(table: pd.DataFrame, where: str) -> Figure:
     names = ("best_of_n", "reinforce", "ppo_clip", "ipo")
     figure, axes = plotting.new_figure(4, 4, width=2.1, height=1.75, sharey=True)
     for column, name in enumerate(names):
-        for row, (part, x) in enumerate((p, x) for p in ("stale", "reuse") for x in ("step", "queries")):
+        for row, (part, x) in enumerate(
+            (p, x) for p in ("stale", "reuse") for x in ("step", "queries")
+        ):
             ax = axes[row, column]
-            rows = table[(table.part == part) & (table.problem == where) & (table.objective == name)]
+            rows = table[
+                (table.part == part) & (table.problem == where) & (table.objective == name)
+            ]
             levels = sorted(rows.x.unique())
             for index, level in enumerate(levels):
                 line = rows[(rows.x == level) & (rows[x] > 0)]
@@ -306,7 +314,9 @@ def best_of_n_levels_off(table: pd.DataFrame) -> Verdict:
 def offline(table: pd.DataFrame, where: str) -> Estimate:
     """IPO's reward less Best-of-N's, offline, network, unseen contexts."""
     keys = {"part": "methods", "policy": "mlp", "regime": "offline", "problem": where}
-    return difference(last(table, **keys, objective="ipo"), last(table, **keys, objective="best_of_n"))
+    return difference(
+        last(table, **keys, objective="ipo"), last(table, **keys, objective="best_of_n")
+    )
 
 
 def negative_gradient_helps_far(table: pd.DataFrame) -> Verdict:
@@ -334,7 +344,9 @@ def on_policy_arrives(table: pd.DataFrame) -> Verdict:
 
 def winner_changes_sign(table: pd.DataFrame) -> Verdict:
     """Offline IPO raises the winners with few prompts and lowers them with many."""
-    rows = table[(table.part == "implicit") & (table.objective == "ipo") & (table.regime == "chosen")]
+    rows = table[
+        (table.part == "implicit") & (table.objective == "ipo") & (table.regime == "chosen")
+    ]
     few, many = rows.loc[rows.x.idxmin()], rows.loc[rows.x.idxmax()]
     effect = Estimate(
         min(few["mean"], -many["mean"]), min(few["low"], -many["high"]),
@@ -343,13 +355,16 @@ def winner_changes_sign(table: pd.DataFrame) -> Verdict:
     return at_least(
         effect,
         0.0,
-        f"winners gain {few['mean']:.2f} nats with {few.x:g} prompts, {many['mean']:.2f} with {many.x:g}",
+        f"winners gain {few['mean']:.2f} nats with {few.x:g} prompts, "
+        f"{many['mean']:.2f} with {many.x:g}",
     )
 
 
 def first_queries(table: pd.DataFrame, passes: float) -> Estimate:
     """PPO's reward, far, at the last record within 2,000 queries."""
-    rows = table[(table.part == "reuse") & (table.problem == "far") & (table.objective == "ppo_clip")]
+    rows = table[
+        (table.part == "reuse") & (table.problem == "far") & (table.objective == "ppo_clip")
+    ]
     rows = rows[(rows.x == passes) & (rows.queries <= 2000)]
     row = rows.loc[rows.step.idxmax()]
     return Estimate(row["mean"], row["low"], row["high"], int(row["n"]))
@@ -363,10 +378,10 @@ def reuse_saves_queries(table: pd.DataFrame) -> Verdict:
 
 def staleness_hurts(where: str, table: pd.DataFrame) -> Verdict:
     """REINFORCE ends lower on the stalest data than on the freshest."""
-    rows = table[(table.part == "stale") & (table.objective == "reinforce") & (table.problem == where)]
-    fresh, stale = (
-        last(rows[rows.x == x], problem=where) for x in (rows.x.min(), rows.x.max())
-    )
+    rows = table[
+        (table.part == "stale") & (table.objective == "reinforce") & (table.problem == where)
+    ]
+    fresh, stale = (last(rows[rows.x == x], problem=where) for x in (rows.x.min(), rows.x.max()))
     loss = difference(fresh, stale)
     return at_least(loss, 0.0, f"loss of expected reward from the stalest data, {where}: {loss}")
 
@@ -389,7 +404,13 @@ study = Study(
     parts=parts,
     figures={
         f.__name__: f
-        for f in (methods, methods_tabular, stale_and_reused, stale_and_reused_near, implicit_rewards)
+        for f in (
+            methods,
+            methods_tabular,
+            stale_and_reused,
+            stale_and_reused_near,
+            implicit_rewards,
+        )
     },
     claims={
         claim.__name__: claim

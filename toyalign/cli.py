@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
@@ -300,7 +299,9 @@ def study(options: Study) -> None:
     name = options.name.replace("-", "_")
     if not name:
         for entry in known.values():
-            print(f"{entry.name}: {entry.question.splitlines()[0]} ({', '.join(entry.presets)})")
+            print(
+                f"{entry.name}: {entry.question.strip().splitlines()[0]} ({', '.join(entry.presets)})"
+            )
         print("\nnext: toyalign study NAME --preset fast, or toyalign study all")
         return
     if name != "all" and name not in known:

@@ -99,7 +99,9 @@ def slope(steps: ArrayLike, values: ArrayLike) -> Array:
     """
     value = np.asarray(values, dtype=float)
     at = np.asarray(steps, dtype=float).reshape(-1, *[1] * (value.ndim - 1))
-    return np.concatenate([np.full_like(value[:1], np.nan), np.diff(value, axis=0) / np.diff(at, axis=0)])
+    return np.concatenate(
+        [np.full_like(value[:1], np.nan), np.diff(value, axis=0) / np.diff(at, axis=0)]
+    )
 
 
 def log_ratio(log_probs: ArrayLike, reference: ArrayLike) -> Array:
@@ -107,9 +109,7 @@ def log_ratio(log_probs: ArrayLike, reference: ArrayLike) -> Array:
     return np.asarray(log_probs, dtype=float) - np.asarray(reference, dtype=float)
 
 
-def margin(
-    log_probs: ArrayLike, reference: ArrayLike, pairs: Sequence[tuple[int, int]]
-) -> Array:
+def margin(log_probs: ArrayLike, reference: ArrayLike, pairs: Sequence[tuple[int, int]]) -> Array:
     """Log-ratio of the chosen less that of the rejected answer, in nats, averaged over pairs."""
     ratio = log_ratio(log_probs, reference)
     chosen, rejected = np.asarray(pairs).T
@@ -119,15 +119,13 @@ def margin(
 def preference_accuracy(
     log_probs: ArrayLike, reference: ArrayLike, pairs: Sequence[tuple[int, int]]
 ) -> Array:
-    """Share of the pairs whose margin is positive, 0 to 1; a margin of exactly 0 counts one half."""
+    """Share of the pairs whose margin is positive, 0 to 1; a margin of exactly 0 counts ½."""
     ratio = log_ratio(log_probs, reference)
     chosen, rejected = np.asarray(pairs).T
     return (0.5 * (1 + np.sign(ratio[..., chosen] - ratio[..., rejected]))).mean(-1)
 
 
-def ranking_accuracy(
-    log_probs: ArrayLike, reference: ArrayLike, rewards: ArrayLike
-) -> Array:
+def ranking_accuracy(log_probs: ArrayLike, reference: ArrayLike, rewards: ArrayLike) -> Array:
     """Preference accuracy over all pairs of arms whose rewards differ, as the reference draws them.
 
     Two responses are drawn from the reference; given that their rewards differ, how likely is the

@@ -105,5 +105,7 @@ def load_module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ToyalignError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ToyalignError(
+            f"{path} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     return module

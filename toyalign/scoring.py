@@ -14,7 +14,9 @@ from toyalign.glossary import GLOSSARY
 from toyalign.rows import Rows
 
 
-def constants(needs: Sequence[str], rows: Rows, reference: Tensor, actions: int) -> dict[str, Tensor]:
+def constants(
+    needs: Sequence[str], rows: Rows, reference: Tensor, actions: int
+) -> dict[str, Tensor]:
     """Those tensors of a signature that do not change while the rows stay the same.
 
     The reference's log-probabilities, the sampling policy's, lengths, masks, and what came with
@@ -105,6 +107,4 @@ def _split(name: str) -> tuple[str, str]:
 
 def _missing(name: str) -> ToyalignError:
     term = GLOSSARY.get(name)
-    return ToyalignError(
-        f"this data source has no {name}" + (f" ({term.meaning})" if term else "")
-    )
+    return ToyalignError(f"this data source has no {name}" + (f" ({term.meaning})" if term else ""))

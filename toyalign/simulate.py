@@ -166,7 +166,9 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
                 beyond = None
                 if world.unseen_states is not None:
                     beyond = plan.policy.log_probs(theta, world, unseen=True)
-                alive = records.write(step, reduce_rows(loss, rows), log_probs, tensors, rows, beyond)
+                alive = records.write(
+                    step, reduce_rows(loss, rows), log_probs, tensors, rows, beyond
+                )
             tick(step, plan.steps)
             if step == plan.steps or not alive:
                 break
@@ -273,9 +275,12 @@ def _grid(
         for value in values:
             if isinstance(value, float | int) and not np.isfinite(value):
                 raise ToyalignError(f"{name} must be a finite number, not {value}")
-    rows = [(*combination, seed) for combination in itertools.product(*axes.values()) for seed in seeds]
+    rows = [
+        (*combination, seed) for combination in itertools.product(*axes.values()) for seed in seeds
+    ]
     columns = {
-        name: np.array(column) for name, column in zip([*axes, "seed"], zip(*rows), strict=True)
+        name: np.array(column)
+        for name, column in zip([*axes, "seed"], zip(*rows, strict=True), strict=True)
     }
     columns["lr"] = columns["lr"].astype(float)
     return columns, {name for name, values in axes.items() if len(values) > 1}
@@ -288,7 +293,10 @@ def _source(source: str | Source, card: Objective, problem: Any) -> Source:
         usable = [
             name
             for name in card.sources
-            if not (name == "fixed" and (card.kind == "samples" or (card.kind == "pairs" and not problem.pairs)))
+            if not (
+                name == "fixed"
+                and (card.kind == "samples" or (card.kind == "pairs" and not problem.pairs))
+            )
         ]
         chosen = replace(chosen, origin=usable[0])
     if chosen.origin not in card.sources:

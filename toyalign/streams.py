@@ -59,9 +59,7 @@ class Streams:
         if purpose not in self._generators:
             key = (PURPOSES.index(purpose),)
             self._generators[purpose] = [
-                np.random.Generator(
-                    np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key))
-                )
+                np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
                 for seed in self._seeds
             ]
         return self._generators[purpose]

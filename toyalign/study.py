@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CACHE = Path(".toyalign_cache")
-_FRONT = ("cli", "doctor", "sentences", "study", "plotting", "check", "page", "llm")
+_FRONT = (
+    "cli",
+    "options",
+    "catalogue",
+    "doctor",
+    "sentences",
+    "study",
+    "plotting",
+    "check",
+    "page",
+    "llm",
+)
 _LIBRARIES = ("numpy", "torch", "pandas", "scipy")
 
 Part = tuple[str, Callable[..., "pd.DataFrame"], tuple[Any, ...]]
@@ -60,13 +71,17 @@ class Verdict:
 def at_least(effect: Estimate, threshold: float, sentence: str) -> Verdict:
     """A claim that an effect lies above a threshold, judged by the whole interval."""
     holds = "holds" if effect.low > threshold else "cannot tell"
-    return Verdict("does not hold" if effect.high < threshold else holds, sentence, effect, threshold)
+    return Verdict(
+        "does not hold" if effect.high < threshold else holds, sentence, effect, threshold
+    )
 
 
 def at_most(effect: Estimate, threshold: float, sentence: str) -> Verdict:
     """A claim that an effect does not exceed a threshold, judged by the whole interval."""
     holds = "holds" if effect.high <= threshold else "cannot tell"
-    return Verdict("does not hold" if effect.low > threshold else holds, sentence, effect, threshold)
+    return Verdict(
+        "does not hold" if effect.low > threshold else holds, sentence, effect, threshold
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ def find_studies(folder: Path | None = None) -> dict[str, Study]:
     place = next((p for p in places if p is not None and p.is_dir()), None)
     if place is None:
         raise ToyalignError(
-            f"there is no folder {str(places[0])!r}; the studies come with a clone of the repository"
+            f"there is no folder {str(places[0])!r}; studies come with a clone of the repository"
         )
     found = {}
     for path in sorted(place.glob("*.py")):
@@ -194,8 +209,12 @@ def fingerprint(study: Study, params: Any) -> str:
     """What a cached part depends on: parameters, study file, simulator sources, libraries."""
     digest = hashlib.sha256(json.dumps(asdict(params), sort_keys=True, default=str).encode())
     package = Path(toyalign.__file__).parent
-    sources = [p for p in sorted(package.rglob("*.py")) if p.relative_to(package).parts[0] not in _FRONT]
-    for path in [study.path, *(p for p in sources if p.stem not in _FRONT)]:
+    sources = [
+        path
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).with_suffix("").parts[0] not in _FRONT
+    ]
+    for path in [study.path, *sources]:
         digest.update(path.read_bytes())
     digest.update(str([version(name) for name in _LIBRARIES]).encode())
     return digest.hexdigest()[:16]
@@ -227,7 +246,8 @@ def differences(study: Study, table: "pd.DataFrame", committed: "pd.DataFrame") 
         if not same.all():
             row = int(np.argmin(same))
             found.append(
-                f"{column}: {(~same).sum()} of {len(same)} rows, first {row}: {new[row]} against {old[row]}"
+                f"{column}: {(~same).sum()} of {len(same)} rows, the first is {row}: "
+                f"{new[row]} against {old[row]}"
             )
     return found
 
@@ -299,6 +319,6 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make figures` and `make test`.
+# A CPU build of torch saves gigabytes: TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+JOBS ?= 2
+TORCH ?= torch
+BIN := .venv/bin
+
+.PHONY: figures test lint bench clean
+.DELETE_ON_ERROR:
+
+figures: .venv/ready
+	$(BIN)/toyalign study all --preset full --jobs $(JOBS)
+	$(BIN)/toyalign study all --preset fast --jobs $(JOBS)
+
+test: .venv/ready
+	$(BIN)/python -m pytest --cov=toyalign --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/simulator.py
+
+clean:
+	rm -rf .venv .toyalign_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+# Made whole or not at all: the stamp comes last, and a changed dependency makes it old.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
+	touch $@
