@@ -18,7 +18,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "toyalign.simulate": ("simulate", "log_spaced", "DivergenceWarning"),
+    "toyalign.simulate": ("simulate",),
+    "toyalign.plan": ("log_spaced",),
+    "toyalign.records": ("DivergenceWarning",),
     "toyalign.trajectory": ("Trajectory",),
     "toyalign.problems.bandit": ("Bandit", "far", "near", "two_modes", "adjacent_arms"),
     "toyalign.problems.sources": ("Source",),

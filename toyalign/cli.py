@@ -116,7 +116,9 @@ def show_list(options: List) -> None:
 class Explain:
     """An objective in full: formula, data, hyperparameters, gradient, limits, paper."""
 
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    name: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+    ] = ""
     """A name from `toyalign list`, or path/to/file.py:function."""
 
 
@@ -124,6 +126,8 @@ def explain(options: Explain) -> None:
     """`toyalign explain NAME`."""
     from toyalign.catalogue import explanation
 
+    if not options.name:
+        raise ToyalignError("explain what? `toyalign explain dpo`; `toyalign list` shows the names")
     print(explanation(options.name))
 
 
@@ -224,7 +228,8 @@ def _simulate(options: Run, cards: Sequence["Objective"]) -> list["Trajectory"]:
     from toyalign.policies import get_policy
     from toyalign.problems import get_problem
     from toyalign.problems.sources import Source
-    from toyalign.simulate import DivergenceWarning, simulate
+    from toyalign.records import DivergenceWarning
+    from toyalign.simulate import simulate
 
     torch.set_num_threads(1)
     with blame(options.problem):
@@ -299,9 +304,8 @@ def study(options: Study) -> None:
     name = options.name.replace("-", "_")
     if not name:
         for entry in known.values():
-            print(
-                f"{entry.name}: {entry.question.strip().splitlines()[0]} ({', '.join(entry.presets)})"
-            )
+            question = entry.question.strip().splitlines()[0]
+            print(f"{entry.name}: {question} ({', '.join(entry.presets)})")
         print("\nnext: toyalign study NAME --preset fast, or toyalign study all")
         return
     if name != "all" and name not in known:
@@ -311,7 +315,7 @@ def study(options: Study) -> None:
     chosen = list(known.values()) if name == "all" else [known[name]]
     for entry in chosen:
         if options.preset not in entry.presets:
-            raise unknown(f"preset of {entry.name}", options.preset, entry.presets)
+            raise unknown("preset", options.preset, entry.presets)
     for entry in chosen:
         regenerate(entry, options.preset, options.figures, options.force, options.jobs)
 

@@ -33,12 +33,13 @@ def parse(form: type[Form], command: str, words: Sequence[str]) -> Form:
         SystemExit: after `--help` has been printed.
     """
     fields = [field.name for field in dataclasses.fields(form)]  # type: ignore[arg-type]
-    options = ["--" + field.replace("_", "-") for field in fields if field not in ("name", "names")]
+    named = [field for field in fields if field not in ("name", "names")]
+    options = ["--help", *("--" + field.replace("_", "-") for field in named)]
     see = f"`toyalign {command} --help` explains the options"
     for word in words:
         option = word.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in ("--help", *options):
-            raise unknown(f"option of `toyalign {command}`", option, options, see)
+        if option.startswith("--") and option not in options:
+            raise unknown("option", option, options, see)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -165,7 +166,8 @@ def _first_lines(box: str) -> str:
     plain = re.sub(r"\033\[[\d;]*m", "", box)
     lines = [line.strip("│| ") for line in plain.splitlines()[1:]]
     told = itertools.takewhile(lambda line: line and line[0] not in "─╰+-", lines)
-    return " ".join(told).removeprefix("Error parsing ").rstrip(".")
+    text = " ".join(told).removeprefix("Error parsing ").rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 # The kinds of options. A silent hint leaves "(default: None)" out of the help.

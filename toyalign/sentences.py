@@ -143,7 +143,8 @@ def _answers(alive: Trajectory) -> str:
     what = "the chosen log-prob" if len(alive.pairs) == 1 else "the mean chosen log-prob"
     won = np.median(margin[-1])
     way = "rose to" if won >= SEEN else "fell to" if won <= -SEEN else "stayed at"
-    joined = "while" if np.median(chosen[-1] - chosen[0]) < 0 < won else "and"
+    fell = np.median(chosen[-1] - chosen[0]) <= -SEEN
+    joined = "while" if fell and won >= SEEN else "and"
     which = "" if margin.shape[1] == 1 else "a median of "
     return f"{_course(what, chosen, ' nats')} {joined} the margin {way} {which}{won:z.2f} nats"
 

@@ -14,7 +14,9 @@ from toyalign.objectives import Objective
 Array = NDArray[np.float64]
 
 
-def push(card: Objective, tensors: Mapping[str, Tensor], hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+def push(
+    card: Objective, tensors: Mapping[str, Tensor], hyper: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """−dL/d(log-probability) for every log-probability of the policy: positive means up.
 
     Args:
@@ -37,7 +39,9 @@ def push(card: Objective, tensors: Mapping[str, Tensor], hyper: Mapping[str, Any
 
 def is_trainable(name: str) -> bool:
     """Whether a glossary name is a log-probability of the policy being trained."""
-    return name.endswith(("logps", "log_probs")) and not name.startswith(("ref_", "old_", "target_"))
+    return name.endswith(("logps", "log_probs")) and not name.startswith(
+        ("ref_", "old_", "target_")
+    )
 
 
 def push_on_pair(
@@ -78,4 +82,6 @@ def push_on_pair(
     total = {"chosen": np.zeros(chosen_ratio.size), "rejected": np.zeros(chosen_ratio.size)}
     for name, value in pushes.items():
         total["rejected" if name.startswith("rejected_") else "chosen"] += value.numpy().ravel()
-    return total["chosen"].reshape(chosen_ratio.shape), total["rejected"].reshape(chosen_ratio.shape)
+    return total["chosen"].reshape(chosen_ratio.shape), total["rejected"].reshape(
+        chosen_ratio.shape
+    )

@@ -59,8 +59,8 @@ def ppo_clip(
 
     L = −min(ρ·A, clip(ρ, 1 − c, 1 + c)·A),  ρ = π(token) / π_old(token)
 
-    Shapes: tokens [run, row, token], A [run, row]; one value per token, so the caller takes the
-    token mean; A in units of reward.
+    Shapes: tokens [run, row, token], in nats, A [run, row], in units of reward; one value per
+    token, so the caller takes the token mean.
     Gradient: −A at ρ = 1, the policy gradient; zero once ρ > 1 + c for A > 0 or ρ < 1 − c for
     A < 0. It never vanishes on the side that must be pulled back.
     Limits: c → ∞ is the importance-weighted policy gradient. No value loss and no KL term.

@@ -41,7 +41,9 @@ def mass_bars(
     bars = ax.bar(arms, mass, color=role, width=0.85 if len(arms) <= 40 else 1.0)
     for arm in rejected:
         bars[arm].set_hatch("////")
-    ax.stairs(before, np.arange(len(arms) + 1) - 0.5, color=REFERENCE, ls="--", lw=1.1, baseline=None)
+    ax.stairs(
+        before, np.arange(len(arms) + 1) - 0.5, color=REFERENCE, ls="--", lw=1.1, baseline=None
+    )
     ax.set_xlim(-0.7, len(arms) - 0.3)
     ax.grid(False, axis="x")
     ax.set_xlabel("arm")

@@ -1,6 +1,5 @@
 """The house style: roles of colours, sizes that stay legible at half a column, stable files."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,18 @@ OBJECTIVE_COLOURS = {
     "unlikelihood": "#999933",
     "npo": "#882255",
     "minor_sft": "#66A61E",
-    "best_of_n": "#117733",
+    "best_of_n": "#2F6B7C",
     "rwr": "#999933",
     "reinforce": "#882255",
     "ppo_clip": "#44AA99",
     "forward_kl": "#117733",
-    "reverse_kl": "#882255",
+    "reverse_kl": "#B0713A",
     "jsd": "#AA4499",
 }
-_SPARE = ("#5A3E85", "#B0713A", "#2F6B7C", "#7A7A2A", "#9C4F6B")
+_SPARE = ("#5A3E85", "#8A6F3A", "#3F7F5F", "#7A7A2A", "#9C4F6B")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
-_STYLE = {
+_STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
     "font.size": 8.5,
@@ -117,7 +116,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     try:
         with house_style():
             figure.savefig(part, metadata=metadata[path.suffix])
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -28,5 +28,5 @@ class Tabular:
         return world.reference_logits.clone()
 
     def log_probs(self, theta: Tensor, world: World, unseen: bool = False) -> Tensor:
-        """[run, cell], nats. A table says nothing about unseen contexts: they keep the reference."""
+        """[run, cell], nats. Unseen contexts keep the reference: a table says nothing of them."""
         return normalise(world.reference_logits if unseen else theta, world)

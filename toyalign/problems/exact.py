@@ -73,8 +73,8 @@ def exact_pairs(world: World, behaviour: Tensor, labels: str, noise: float) -> R
     count = world.contexts * world.actions**2
     if count > MOST_ROWS:
         raise ToyalignError(
-            f"exact pairs of {world.actions} arms in {world.contexts} context(s) are {count:,} rows "
-            f"for every run (at most {MOST_ROWS:,}): draw them instead, with source=Source(exact=False)"
+            f"exact pairs of {world.actions} arms in {world.contexts} context(s) are {count:,} "
+            f"rows for every run (at most {MOST_ROWS:,}): draw them, with Source(exact=False)"
         )
     shape = (-1, world.contexts, world.actions)
     weight = behaviour.exp().view(shape)

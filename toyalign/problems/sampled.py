@@ -101,7 +101,7 @@ def sampled_pairs(
         noise: share of labels that are flipped.
         gap: pairs whose rewards differ by less get weight 0.
     """
-    runs, groups, n = cells.shape
+    runs, _, n = cells.shape
     left, right = torch.triu_indices(n, n, 1)
     first, second = cells[..., left].flatten(1), cells[..., right].flatten(1)
     rewards = world.rewards.expand(runs, -1)

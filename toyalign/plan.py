@@ -1,0 +1,115 @@
+"""A plan: what a chunk of runs is told, and how the user's arguments become one."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from toyalign.errors import ToyalignError
+from toyalign.objectives import Objective
+from toyalign.optimisers import Optimiser
+from toyalign.problems.sources import Source
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a chunk of runs needs to know."""
+
+    objective: Objective
+    problem: Any
+    policy: Any
+    source: Source
+    optimiser: Optimiser
+    steps: int
+    marks: tuple[int, ...]
+    runs: Mapping[str, NDArray[Any]]
+    hyper: Mapping[str, Any]  # columns [run] where swept, plain values elsewhere
+    clip: float | None
+    dtype: torch.dtype
+    ghosts: int = 0
+
+
+def log_spaced(steps: int, marks: int | Sequence[int]) -> tuple[int, ...]:
+    """The steps to record: 0, the last one, and others logarithmically spaced between.
+
+    Raises:
+        ToyalignError: if fewer than two are asked for, or one lies outside 0..steps.
+    """
+    if isinstance(marks, int):
+        if marks < 2:
+            raise ToyalignError(f"at least 2 records are needed (first and last), not {marks}")
+        spaced = np.unique(np.round(np.geomspace(1, steps, max(marks - 1, 1))).astype(int))
+        return (0, *(int(step) for step in (spaced if marks > 2 else [steps])))
+    chosen = sorted({int(step) for step in marks} | {0, steps})
+    if chosen[0] < 0 or chosen[-1] > steps:
+        raise ToyalignError(f"marks must lie between 0 and steps={steps}, not {chosen}")
+    return tuple(chosen)
+
+
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    listed = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not listed or min(listed) < 0:
+        raise ToyalignError(f"seeds must be a positive number or a list of seeds, not {seeds}")
+    return listed
+
+
+def grid(
+    seeds: list[int], lr: float | Sequence[float], settings: Mapping[str, Any]
+) -> tuple[dict[str, NDArray[Any]], set[str]]:
+    """The settings of every run, [run] each, and the names of the hyperparameters that vary."""
+    axes = {
+        name: list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        for name, value in {"lr": lr, **settings}.items()
+    }
+    for name, values in axes.items():
+        if not values:
+            raise ToyalignError(f"{name} is an empty list")
+        for value in values:
+            if isinstance(value, float | int) and not np.isfinite(value):
+                raise ToyalignError(f"{name} must be a finite number, not {value}")
+    rows = [
+        (*combination, seed) for combination in itertools.product(*axes.values()) for seed in seeds
+    ]
+    columns = {
+        name: np.array(column)
+        for name, column in zip([*axes, "seed"], zip(*rows, strict=True), strict=True)
+    }
+    columns["lr"] = columns["lr"].astype(float)
+    return columns, {name for name, values in axes.items() if len(values) > 1}
+
+
+def settled_source(source: str | Source, card: Objective, problem: Any) -> Source:
+    """The source with its origin settled, refused if the objective does not allow it."""
+    chosen = Source(origin=source) if isinstance(source, str) else source
+    if not chosen.origin:
+        usable = [
+            name
+            for name in card.sources
+            if not (
+                name == "fixed"
+                and (card.kind == "samples" or (card.kind == "pairs" and not problem.pairs))
+            )
+        ]
+        chosen = replace(chosen, origin=usable[0])
+    if chosen.origin not in card.sources:
+        raise ToyalignError(
+            f"{card.name} does not learn from source={chosen.origin!r}: its data must come from "
+            f"{' or '.join(card.sources)}"
+        )
+    return chosen
+
+
+def columns(plan: Plan, batch: list[int]) -> dict[str, Any]:
+    """Hyperparameters for the loss: a column [run, 1] where they vary, else the plain value."""
+    return {
+        name: torch.from_numpy(value[batch].astype(float)).to(plan.dtype).unsqueeze(1)
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in plan.hyper.items()
+    }

@@ -1,0 +1,113 @@
+"""Records: what is kept of every chunk of runs, and how it becomes a trajectory."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toyalign.plan import Plan
+from toyalign.problems.world import World
+from toyalign.rows import Rows
+from toyalign.trajectory import Trajectory
+
+
+class DivergenceWarning(UserWarning):
+    """Some runs ended in non-finite numbers; their records stop there."""
+
+
+class Records:
+    """Preallocated buffers for what is recorded of a chunk, [mark, run, ...]."""
+
+    def __init__(self, plan: Plan, runs: int, world: World, reference: Tensor):
+        self._marks = plan.marks
+        self._table = (runs, world.contexts, world.actions)
+        kind = np.float64 if plan.dtype == torch.float64 else np.float32
+        self._empty = lambda *shape: np.full((len(plan.marks), *shape), np.nan, dtype=kind)
+        self.arrays: dict[str, Any] = {
+            "log_probs": self._empty(*self._table),
+            "loss": self._empty(runs),
+            "scores": {},
+            "unseen": None,
+            "reference": reference[:runs].view(self._table).numpy(),
+            "rewards": world.rewards[0, : world.actions].numpy(),
+            "diverged_at": np.full(runs, -1),
+        }
+
+    def write(
+        self,
+        step: int,
+        loss: Tensor,
+        log_probs: Tensor,
+        tensors: Mapping[str, Tensor],
+        rows: Rows,
+        unseen: Tensor | None,
+    ) -> bool:
+        """Record a step; runs with non-finite numbers end here. Returns whether any run lives."""
+        mark = self._marks.index(step)
+        arrays, runs = self.arrays, self._table[0]
+        log_probs = log_probs.detach()[:runs]
+        bad = ~torch.isfinite(log_probs).all(1).numpy()
+        ended = arrays["diverged_at"]
+        ended[bad & (ended < 0)] = step
+        arrays["log_probs"][mark] = log_probs.view(self._table).numpy()
+        arrays["loss"][mark] = loss[:runs].numpy()
+        for name, values in tensors.items():
+            if name.endswith("logps") and not name.startswith("old_"):
+                flat = values.detach().reshape(len(values), -1)
+                mean = arrays["scores"].setdefault(name, self._empty(runs))
+                mean[mark] = (rows.weight * flat).sum(1)[:runs].numpy()
+        if unseen is not None:
+            seen = unseen[:runs].view(runs, -1, self._table[2])
+            if arrays["unseen"] is None:
+                arrays["unseen"] = self._empty(*seen.shape)
+            arrays["unseen"][mark] = seen.numpy()
+        for name in ("log_probs", "loss", "unseen"):
+            if arrays[name] is not None:
+                arrays[name][mark, ended >= 0] = np.nan
+        return not (ended >= 0).all()
+
+
+def gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]) -> Trajectory:
+    """Put the chunks' records together."""
+    count = len(plan.runs["seed"])
+    whole: dict[str, Any] = {}
+    for piece, part in zip(pieces, chunks, strict=True):
+        part |= {f"scores/{name}": values for name, values in part.pop("scores").items()}
+        for name, values in part.items():
+            if values is None or name in ("rewards", "queries"):
+                whole[name] = values
+                continue
+            axis = 0 if name in ("reference", "diverged_at", "theta") else 1
+            if name not in whole:
+                shape = list(values.shape)
+                shape[axis] = count
+                whole[name] = np.empty(shape, values.dtype)
+            whole[name][(slice(None),) * axis + (piece,)] = values
+    ended = whole["diverged_at"]
+    if (ended >= 0).any():
+        warnings.warn(
+            f"{plan.objective.name}: {(ended >= 0).sum()} of {count} runs diverged (non-finite "
+            f"log-probabilities), the first by step {ended[ended >= 0].min()}; their records stop "
+            "there. A smaller learning rate may help",
+            DivergenceWarning,
+            stacklevel=3,
+        )
+    scores = {
+        name.removeprefix("scores/"): whole.pop(name)
+        for name in list(whole)
+        if name.startswith("scores/")
+    }
+    return Trajectory(
+        objective=plan.objective.name,
+        problem=getattr(plan.problem, "name", type(plan.problem).__name__),
+        policy=type(plan.policy).__name__.lower(),
+        source=plan.source.origin + (" (exact)" if plan.source.exact else " (sampled)"),
+        runs=plan.runs,
+        steps=np.array(plan.marks),
+        pairs=tuple(getattr(plan.problem, "pairs", ())),
+        scores=scores,
+        **whole,
+    )
