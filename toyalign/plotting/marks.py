@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from toyalign.plotting.style import (
     CHOSEN,
+    DASHES,
     GAINER,
     MARKERS,
     OTHERS,
@@ -106,14 +107,15 @@ def curves(
         table: columns x, hue, mean, low, high.
         x: the column of the abscissa.
         hue: the column that tells the lines apart; objectives keep their colours.
-        markers: whether the points are marked.
+        markers: whether the points are marked; if not, the lines are dashed differently.
     """
     for index, (name, group) in enumerate(table.groupby(hue, sort=False)):
         group = group.sort_values(x)
         colour = colour_of(str(name))
         ax.fill_between(group[x], group["low"], group["high"], color=colour, alpha=0.2, lw=0)
-        marker = MARKERS[index % len(MARKERS)] if markers else None
-        ax.plot(group[x], group["mean"], color=colour, label=str(name), marker=marker)
+        style = {"marker": MARKERS[index % len(MARKERS)]} if markers else {}
+        dashes = "-" if markers else DASHES[index % len(DASHES)]  # equal curves stay visible
+        ax.plot(group[x], group["mean"], ls=dashes, color=colour, label=str(name), **style)
     ax.set_xlabel(x)
 
 

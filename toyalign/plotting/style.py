@@ -36,6 +36,7 @@ OBJECTIVE_COLOURS = {
     "jsd": "#AA4499",
 }
 _SPARE = ("#5A3E85", "#8A6F3A", "#3F7F5F", "#7A7A2A", "#9C4F6B")
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 _STYLE: Any = {

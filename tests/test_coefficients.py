@@ -1,0 +1,54 @@
+"""What a loss asks for, against the losses' derivatives by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+import toyalign as ta
+from toyalign.objectives import get_objective
+from toyalign.objectives.coefficients import is_trainable, push, push_on_pair
+
+
+def test_dpo_pushes_both_answers_with_one_size():
+    x, y = np.meshgrid([-1.0, 0.0, 2.0], [-3.0, 0.0])
+    up, down = push_on_pair(get_objective("dpo"), x, y, (-5.0, -6.0), {"beta": 0.3})
+    expected = 0.3 / (1 + np.exp(0.3 * (x - y)))
+    np.testing.assert_allclose(up, expected, atol=1e-12)
+    np.testing.assert_allclose(down, -expected, atol=1e-12)
+
+
+def test_losses_on_one_side_leave_the_other_alone():
+    x, y = np.meshgrid([-1.0, 1.0], [-1.0, 1.0])
+    up, down = push_on_pair(get_objective("sft"), x, y, (-5.0, -5.0), {})
+    assert (up == 1).all() and (down == 0).all()
+    up, down = push_on_pair(get_objective("npo"), x, y, (-5.0, -5.0), {"beta": 0.1})
+    assert (up == 0).all() and (down < 0).all()
+
+
+def test_token_losses_and_masks_are_served():
+    x = np.array([[0.0]])
+    up, down = push_on_pair(get_objective("unlikelihood"), x, x, (-1.0, -2.0), {"alpha": 1.0})
+    p = np.exp(-2.0)
+    np.testing.assert_allclose([up[0, 0], down[0, 0]], [1.0, -p / (1 - p)], atol=1e-12)
+
+
+def test_rewards_have_no_place_in_the_plane():
+    x = np.zeros((1, 1))
+    with pytest.raises(ta.ToyalignError, match="not a loss on pairs"):
+        push_on_pair(get_objective("reinforce"), x, x, (-1.0, -1.0), {})
+
+
+def test_only_the_policys_log_probabilities_are_trainable():
+    assert is_trainable("chosen_token_logps") and is_trainable("log_probs")
+    fixed = ("ref_logps", "old_token_logps", "target_log_probs", "rewards", "lengths", "mask")
+    assert not any(is_trainable(name) for name in fixed)
+
+
+def test_an_input_that_the_loss_ignores_gets_no_push():
+    def ignores(chosen_logps, rejected_logps):
+        return -chosen_logps
+
+    card = get_objective(ignores)
+    tensors = {name: torch.full((1, 2), -1.0) for name in card.needs}
+    pushes = push(card, tensors, {})
+    assert (pushes["chosen_logps"] == 1).all() and (pushes["rejected_logps"] == 0).all()
