@@ -66,7 +66,7 @@ def exact_advantages(name: str, rewards: Tensor, weight: Tensor) -> Tensor:
         weight: [run, context, action], probability of each response, summing to 1.
     """
     if name == "raw":
-        return rewards
+        return rewards.expand_as(weight)
     centred = rewards - (rewards * weight).sum(-1, keepdim=True)
     if name != "group":
         return centred

@@ -50,9 +50,15 @@ def map_chunks(
                     _report(f"{done} of {len(pieces)} chunks of runs", start)
                 yield records
     else:
-        for done, piece in enumerate(pieces, 1):
-            _ticker.begin(f"chunk {done} of {len(pieces)}" if progress else "", start)
-            yield train(plan, piece)
+        # Threads split a tensor wherever they like, and the end of each part rounds differently.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for done, piece in enumerate(pieces, 1):
+                _ticker.begin(f"chunk {done} of {len(pieces)}" if progress else "", start)
+                yield train(plan, piece)
+        finally:
+            torch.set_num_threads(threads)
     if progress:
         _ticker.end()
 

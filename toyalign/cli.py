@@ -22,8 +22,9 @@ from toyalign.errors import ToyalignError, unknown
 from toyalign.options import (
     File,
     Folder,
+    MaybeNumber,
+    MaybeWhole,
     Numbers,
-    Unset,
     Whole,
     Word,
     check_target,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from toyalign.trajectory import Trajectory
 
 ABOUT = """\
-A wind tunnel for alignment losses: run one loss function on toy problems, see where the
-probability goes. `toyalign COMMAND --help` explains a command, `toyalign --version` the version."""
+A wind tunnel for alignment losses: see where a loss function moves the probability.
+`toyalign COMMAND --help` explains a command; `toyalign --version` says which version this is."""
 PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
 
@@ -135,8 +136,9 @@ def explain(options: Explain) -> None:
 class Run:
     """Train a policy with each of some objectives and say where the probability went.
 
-    The objectives come first. Name them before --help, as in `toyalign run dpo --help`, to see
-    their hyperparameters, which are options too. Several values (--beta 0.1 0.3) are all run.
+    The objectives come first. Their hyperparameters are options too: `toyalign run dpo --help`.
+
+    Several values (--beta 0.1 0.3) are all run.
     """
 
     names: Annotated[
@@ -159,13 +161,13 @@ class Run:
     """Runs per setting, with the seeds 0, 1, 2, ..."""
     optimiser: Word = "sgd"
     """sgd, adam or rmsprop."""
-    overlap: Unset = None
+    overlap: MaybeNumber = None
     """Width of the shared features, in arms (policy features; there 1.5, and 0 shares nothing)."""
-    spread: Unset = None
+    spread: MaybeNumber = None
     """Noise on the reference's logits, in nats, that gives every seed a start of its own."""
-    prompts: Annotated[Whole | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    prompts: MaybeWhole = None
     """Prompts (contexts) of the problem."""
-    state_size: Annotated[Whole | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    state_size: MaybeWhole = None
     """Length of the random state that describes a prompt; policy mlp needs one."""
     sampled: bool = False
     """Draw the data, instead of weighting every response by its probability."""

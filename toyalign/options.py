@@ -71,6 +71,7 @@ def with_hyperparameters(form: type[Form], cards: Sequence["Objective"]) -> type
                 "command: rename it in the loss"
             )
         defaults = " and ".join(f"{card.hyper[name]} for {card.name}" for card in owners)
+        defaults = defaults if len(owners) > 1 else str(owners[0].hyper[name])
         described = tyro.conf.arg(
             help=f"Hyperparameter of {', '.join(card.name for card in owners)}.",
             help_behavior_hint=f"(default: {defaults})",
@@ -174,7 +175,8 @@ def _first_lines(box: str) -> str:
 Whole = Annotated[int, reader("N", whole)]
 Number = Annotated[float, reader("X", number)]
 Numbers = Annotated[tuple[float, ...], reader("X ...", number, several=True)]
-Unset = Annotated[float | None, reader("X", number), tyro.conf.arg(help_behavior_hint="")]
+MaybeWhole = Annotated[int | None, reader("N", whole), tyro.conf.arg(help_behavior_hint="")]
+MaybeNumber = Annotated[float | None, reader("X", number), tyro.conf.arg(help_behavior_hint="")]
 Word = Annotated[str, tyro.conf.arg(metavar="NAME")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]

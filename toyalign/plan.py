@@ -96,6 +96,11 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
                 and (card.kind == "samples" or (card.kind == "pairs" and not problem.pairs))
             )
         ]
+        if not usable:
+            raise ToyalignError(
+                f"{card.name} takes its data from source={' or '.join(card.sources)}, and this "
+                "problem has no such data"
+            )
         chosen = replace(chosen, origin=usable[0])
     if chosen.origin not in card.sources:
         raise ToyalignError(

@@ -146,7 +146,7 @@ def _answers(alive: Trajectory) -> str:
     fell = np.median(chosen[-1] - chosen[0]) <= -SEEN
     joined = "while" if fell and won >= SEEN else "and"
     which = "" if margin.shape[1] == 1 else "a median of "
-    return f"{_course(what, chosen, ' nats')} {joined} the margin {way} {which}{won:z.2f} nats"
+    return f"{_course(what, chosen, ' nats')} {joined} the margin {way} {which}{_shown(won)} nats"
 
 
 def _rewards(alive: Trajectory) -> str:
@@ -169,32 +169,33 @@ def _course(what: str, values: Array, unit: str) -> str:
         return f"{what} stayed at {_middle(after)}{unit}{runs}"
     ends = f"{_middle(before)} to {_middle(after)}"
     if count == 1:
-        return f"{what} {verb} by {abs(change[0]):.2f}{unit} ({ends})"
-    return f"{what} {verb} in {hits} of {count} runs (median change {middle:+.2f}{unit}, {ends})"
+        return f"{what} {verb} by {_shown(abs(middle))}{unit} ({ends})"
+    moved = f"median change {_shown(middle, '+')}{unit}"
+    return f"{what} {verb} in {hits} of {count} runs ({moved}, {ends})"
 
 
 def _gain(alive: Trajectory) -> str:
     """Which arm gained the most probability, averaged over contexts, and what that arm is."""
     first, last = np.exp(alive.log_probs[[0, -1]]).mean(-2)  # [run, action] each
     gain = last - first
-    winners, size = gain.argmax(1), f"{np.median(gain.max(1)):+.2f} of probability"
-    if gain.max() < SEEN:
+    winners, middle, count = gain.argmax(1).tolist(), np.median(gain.max(1)), len(gain)
+    if middle < SEEN:
         return "no arm gained as much as 0.01 of probability"
-    arm, hits = Counter(winners.tolist()).most_common(1)[0]
-    if len(gain) == 1:
+    size = f"{middle:+.2f} of probability"
+    arm, hits = Counter(winners).most_common(1)[0]
+    if count == 1:
         return f"the largest gain, {size}, went to arm {arm}{_described(alive, arm)}"
     if not alive.pairs:
-        where = f"arm {arm} in {hits} of {len(gain)} runs{_described(alive, arm)}"
+        where = f"arm {arm} in {hits} of {count} runs{_described(alive, arm)}"
         return f"the largest gain (median {size}) went to {where}"
-    roles = Counter(_role(alive, winner) for winner in winners.tolist())
-    role, hits = roles.most_common(1)[0]
-    known = [winner for winner in winners.tolist() if _role(alive, winner) == role]
-    arm = Counter(known).most_common(1)[0][0]
-    role = "an arm that is neither answer" if role == NEITHER else role
-    return (
-        f"the largest gain (median {size}) went to {role} in {hits} of {len(gain)} runs, "
-        f"most often arm {arm}"
-    )
+    # Runs that start apart may differ in the arm and still agree on what kind of arm it is.
+    roles = [_role(alive, winner) for winner in winners]
+    role, hits = Counter(roles).most_common(1)[0]
+    arms = Counter(arm for arm, its_role in zip(winners, roles, strict=True) if its_role == role)
+    which = ", most often arm {}" if len(arms) > 1 else " (arm {})"
+    where = "an arm that is neither answer" if role == NEITHER else role
+    which = which.format(arms.most_common(1)[0][0])
+    return f"the largest gain (median {size}) went to {where} in {hits} of {count} runs{which}"
 
 
 def _described(alive: Trajectory, arm: int) -> str:
@@ -221,7 +222,12 @@ def _role(alive: Trajectory, arm: int) -> str:
 
 
 def _middle(values: Array) -> str:
-    return f"{np.median(values):z.2f}"
+    return _shown(np.median(values))
+
+
+def _shown(value: float, sign: str = "") -> str:
+    """A number with two decimals, or two digits where it is so large that decimals say nothing."""
+    return f"{value:{sign}.2g}" if abs(value) >= 1e5 else f"{value:{sign}z.2f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -28,7 +28,8 @@ from toyalign.trajectory import Trajectory
 
 # Elementwise kernels treat a tensor's last few entries, up to one short of this many, with scalar
 # code whose sigmoid or softplus rounds differently. Ghost runs at the end of every chunk take that
-# place, so that a real run gives the same bits wherever it stands in a batch.
+# place, so that a real run gives the same bits wherever it stands in a batch. A column of
+# hyperparameters has one entry per run, so a sweep needs that many ghosts.
 _VECTOR = 32
 
 
@@ -86,6 +87,8 @@ def simulate(
         raise unknown("dtype", dtype, DTYPES)
     if jobs < 1 or (chunk is not None and chunk < 1):
         raise ToyalignError("jobs and chunk must be at least 1")
+    if clip is not None and not clip > 0:
+        raise ToyalignError(f"clip is a largest norm and must be above 0, not {clip}")
     runs, swept = grid(seed_list(seeds), lr, settings)
     plan = Plan(
         objective=card,
@@ -102,7 +105,7 @@ def simulate(
     )
     count = len(runs["seed"])
     row_count, numbers = _try_out(plan)
-    plan = replace(plan, ghosts=-(-_VECTOR // row_count))
+    plan = replace(plan, ghosts=_VECTOR if swept else -(-_VECTOR // row_count))
     size = chunk or chunk_size(numbers, plan.dtype)
     pieces = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     return gather(plan, pieces, map_chunks(train, plan, pieces, jobs, progress))
@@ -134,7 +137,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
             fixed = constants(needs, rows, reference, world.actions)
             moving = [name for name in needs if name not in fixed]
         tensors = {**fixed, **from_table(moving, rows, log_probs, world.actions)}
-        loss = _checked(loss_of(**tensors, **hyper), plan, rows)
+        loss = _checked(loss_of(**tensors, **hyper), plan, rows, len(batch))
         if step in plan.marks:
             with torch.no_grad():
                 beyond = None
@@ -159,13 +162,13 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     return records.arrays
 
 
-def _checked(loss: Any, plan: Plan, rows: Rows) -> Tensor:
+def _checked(loss: Any, plan: Plan, rows: Rows, runs: int) -> Tensor:
     """Refuse a loss that has been reduced or broadcast; the caller does the reducing."""
     shape = tuple(getattr(loss, "shape", ()))
-    if len(shape) not in (2, 3) or shape[1] != rows.count or shape[2:] not in ((), (1,)):
+    if shape[:2] != (runs, rows.count) or shape[2:] not in ((), (1,)):
         raise ToyalignError(
             f"{plan.objective.name} returned shape {list(shape)}, but must return one value per "
-            f"row, [run, row] = [any, {rows.count}], or per token: take no mean and no sum"
+            f"row, [run, row] = [{runs}, {rows.count}], or per token: take no mean and no sum"
         )
     return loss
 
@@ -186,6 +189,6 @@ def _try_out(plan: Plan) -> tuple[int, int]:
     tensors = constants(needs, rows, log_probs, world.actions)
     moving = [name for name in needs if name not in tensors]
     tensors |= from_table(moving, rows, log_probs, world.actions)
-    _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows)
+    _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows, 1)
     widest = max(theta.shape[1], world.cells, rows.count * max(1, len(rows.sides)))
     return rows.count, widest

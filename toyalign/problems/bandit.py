@@ -64,6 +64,8 @@ class Bandit:
                 "and can never be learned"
             )
         rewards = np.zeros(len(reference)) if self.rewards is None else _array(self.rewards)
+        if not np.isfinite(rewards).all():
+            raise ToyalignError("rewards must be finite numbers")
         arrays = {"reference": reference, "rewards": rewards}
         if self.target is not None:
             arrays["target"] = _probabilities("target", self.target)
