@@ -51,7 +51,12 @@ class Params:
     """Learning rates of the sweep."""
 
 
-PRESETS = {"full": Params(), "fast": Params(seeds=40, steps=500, overlaps=(0.0, 1.5))}
+PRESETS = {
+    "full": Params(),
+    "fast": Params(
+        seeds=30, steps=400, lr=0.3, overlaps=(0.0, 1.5), betas=(0.01, 0.1, 1.0), lrs=(0.1, 0.3)
+    ),
+}
 SWEPT = ("sft", "dpo", "ipo", "dpop", "minor_dpo")
 
 

@@ -56,8 +56,8 @@ PRESETS = {
     "fast": Params(
         seeds=4,
         mlp_seeds=2,
-        steps=100,
-        offline_prompts=20,
+        steps=50,
+        offline_prompts=10,
         stale=(1, 10),
         reuse=(1, 10),
         many=(5, 20),
@@ -134,7 +134,7 @@ def plateau(params: Params, where: str) -> pd.DataFrame:
     """Offline Best-of-N on exact rows, trained to its end, and the best of N draws."""
     problem = PROBLEMS[where]()
     source = ta.Source("reference", responses=params.responses)
-    traj = ta.simulate("best_of_n", problem, source=source, steps=4000, lr=2.0, marks=25)
+    traj = ta.simulate("best_of_n", problem, source=source, steps=1500, lr=3.5, marks=25)
     keys = {"part": "plateau", "policy": "tabular", "problem": where, "objective": "best_of_n"}
     expected = {**keys, "regime": "best of N draws", "mean": problem.best_of(params.responses)}
     return pd.concat([curve({**keys, "regime": "trained"}, traj), pd.DataFrame([expected])])
@@ -229,41 +229,39 @@ def methods_tabular(table: pd.DataFrame) -> Figure:
     return methods(table, "tabular")
 
 
+FOUR = (("stale", "step"), ("stale", "queries"), ("reuse", "step"), ("reuse", "queries"))
+
+
 def stale_and_reused(table: pd.DataFrame) -> Figure:
     """Far reward: staleness and reuse, by gradient steps and by reward queries."""
-    return by_steps_and_queries(table, "far")
+    return by_freshness(table, "far", FOUR)
 
 
-def stale_and_reused_near(table: pd.DataFrame) -> Figure:
-    """Near reward: the same."""
-    return by_steps_and_queries(table, "near")
+def stale_near(table: pd.DataFrame) -> Figure:
+    """Near reward: staleness by gradient steps."""
+    return by_freshness(table, "near", FOUR[:1])
 
 
-def by_steps_and_queries(table: pd.DataFrame, where: str) -> Figure:
-    """One column per method; staleness above, reuse below; dark lines are the freshest data."""
-    figure, axes = plotting.new_figure(4, 4, width=2.1, height=1.75, sharey=True)
-    for column, name in enumerate(STALE):
-        for row, (part, x) in enumerate(
-            (p, x) for p in ("stale", "reuse") for x in ("step", "queries")
-        ):
-            ax = axes[row, column]
-            rows = table[
-                (table.part == part) & (table.problem == where) & (table.objective == name)
-            ]
+def by_freshness(table: pd.DataFrame, where: str, views: tuple[tuple[str, str], ...]) -> Figure:
+    """One column per method, one row per view; the darker the line, the fresher the data."""
+    figure, axes = plotting.new_figure(
+        len(views), 4, width=2.1, height=1.75, sharey=True, sharex="row"
+    )
+    for row, (part, x) in enumerate(views):
+        for ax, name in zip(axes[row], STALE, strict=True):
+            rows = table[(table.part == part) & (table.problem == where)]
+            rows = rows[rows.objective == name]
             levels = sorted(rows.x.unique())
             for index, level in enumerate(levels):
                 line = rows[(rows.x == level) & (rows[x] > 0)]  # the average has neither
                 shade = str(0.8 * index / max(1, len(levels) - 1))
                 label = f"{'B/M' if part == 'stale' else 'T'} = {level:g}"
                 ax.plot(line[x], line["mean"], color=shade, label=label)
-            ax.set(xscale="log", xlabel="gradient step" if x == "step" else "reward queries")
-            if row in (0, 2):
-                ax.set_title(name)
-            if column == 0:
-                ax.set_ylabel(f"{'stale' if part == 'stale' else 'reused'} data\nexpected reward")
-        if column == 3:
-            for row in (0, 2):
-                axes[row, column].legend(loc="center left", bbox_to_anchor=(1.0, 0.4))
+            ax.set(title=name if row == 0 else "", xscale="log")
+            ax.set_xlabel("gradient step" if x == "step" else "reward queries")
+        axes[row, 0].set_ylabel(f"{'stale' if part == 'stale' else 'reused'} data\nexpected reward")
+        if x == "step":
+            axes[row, 3].legend(loc="center left", bbox_to_anchor=(1.0, 0.4))
     return figure
 
 
@@ -425,7 +423,7 @@ study = Study(
             methods,
             methods_tabular,
             stale_and_reused,
-            stale_and_reused_near,
+            stale_near,
             implicit_rewards,
         )
     },

@@ -165,10 +165,15 @@ def _like(default: Any) -> Callable[[str], Any]:
 def _first_lines(box: str) -> str:
     """What tyro says at the top of the box that it draws round an error, as one line."""
     plain = re.sub(r"\033\[[\d;]*m", "", box)
-    lines = [line.strip("│| ") for line in plain.splitlines()[1:]]
-    told = itertools.takewhile(lambda line: line and line[0] not in "─╰+-", lines)
-    text = " ".join(told).removeprefix("Error parsing ").rstrip(".")
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]  # without the title
+    body = itertools.dropwhile(_is_rule, lines)
+    text = " ".join(itertools.takewhile(lambda line: not _is_rule(line), body))
+    text = text.removeprefix("Error parsing ").rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-╰╯")
 
 
 # The kinds of options. A silent hint leaves "(default: None)" out of the help.

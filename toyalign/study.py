@@ -292,6 +292,8 @@ def _draw(study: Study, table: "pd.DataFrame", folder: Path) -> list[str]:
     for name, figure in study.figures.items():
         with house_style():
             drawn = figure(table)
+            drawn.draw_without_rendering()  # lays the panels out, which is slow, once for all files
+            drawn.set_layout_engine("none")
         for suffix in (".svg", ".png"):
             files.append(save_figure(drawn, folder / f"{name}{suffix}").name)
     return files
