@@ -1,6 +1,7 @@
 """Chunks of runs: how many at a time, in how many processes, and how far the work is."""
 
 import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,7 @@ def map_chunks(
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
         # A user's loss cannot be pickled, so the children inherit it.
         _train, _plan = train, plan
-        with multiprocessing.get_context("fork").Pool(jobs, torch.set_num_threads, (1,)) as pool:
+        with multiprocessing.get_context("fork").Pool(jobs, quiet_worker) as pool:
             for done, records in enumerate(pool.imap(_train_inherited, pieces), 1):
                 if progress:
                     _report(f"{done} of {len(pieces)} chunks of runs", start)
@@ -61,6 +62,12 @@ def map_chunks(
             torch.set_num_threads(threads)
     if progress:
         _ticker.end()
+
+
+def quiet_worker() -> None:
+    """How a child process starts: one thread, and silent when the parent is interrupted."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def tick(step: int, steps: int) -> None:

@@ -30,7 +30,7 @@ class Plan:
     marks: tuple[int, ...]
     runs: Mapping[str, NDArray[Any]]
     hyper: Mapping[str, Any]  # columns [run] where swept, plain values elsewhere
-    clip: float | None
+    max_grad_norm: float | None
     dtype: torch.dtype
     ghosts: int = 0
 
@@ -61,8 +61,16 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
 
 def grid(
     seeds: list[int], lr: float | Sequence[float], settings: Mapping[str, Any]
-) -> tuple[dict[str, NDArray[Any]], set[str]]:
-    """The settings of every run, [run] each, and the names of the hyperparameters that vary."""
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Cross the settings with each other and with the seeds.
+
+    Returns:
+        The settings of every run, [run] each; and the hyperparameters for the loss, the same
+        column where they vary and the plain value elsewhere.
+
+    Raises:
+        ToyalignError: for an empty list, a number that is not finite, or a negative lr.
+    """
     axes = {
         name: list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
         for name, value in {"lr": lr, **settings}.items()
@@ -73,6 +81,8 @@ def grid(
         for value in values:
             if isinstance(value, float | int) and not np.isfinite(value):
                 raise ToyalignError(f"{name} must be a finite number, not {value}")
+    if min(axes["lr"]) < 0:
+        raise ToyalignError(f"lr must be 0 or more, not {min(axes['lr'])}")
     rows = [
         (*combination, seed) for combination in itertools.product(*axes.values()) for seed in seeds
     ]
@@ -81,7 +91,8 @@ def grid(
         for name, column in zip([*axes, "seed"], zip(*rows, strict=True), strict=True)
     }
     columns["lr"] = columns["lr"].astype(float)
-    return columns, {name for name, values in axes.items() if len(values) > 1}
+    hyper = {k: columns[k] if len(axes[k]) > 1 else axes[k][0] for k in settings}
+    return columns, hyper
 
 
 def settled_source(source: str | Source, card: Objective, problem: Any) -> Source:

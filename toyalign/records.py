@@ -64,9 +64,12 @@ class Records:
             if arrays["unseen"] is None:
                 arrays["unseen"] = self._empty(*seen.shape)
             arrays["unseen"][mark] = seen.numpy()
-        for name in ("log_probs", "loss", "unseen"):
-            if arrays[name] is not None:
-                arrays[name][mark, ended >= 0] = np.nan
+        for array in (
+            *(arrays[k] for k in ("log_probs", "loss", "unseen")),
+            *arrays["scores"].values(),
+        ):
+            if array is not None:
+                array[mark, ended >= 0] = np.nan
         return not (ended >= 0).all()
 
 

@@ -103,7 +103,7 @@ def load_module(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickles look their module up here
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ToyalignError(
             f"{path} cannot be imported: {type(error).__name__}: {error}"

@@ -44,7 +44,7 @@ def simulate(
     optimiser: str | Optimiser = "sgd",
     seeds: int | Sequence[int] = 1,
     marks: int | Sequence[int] = 50,
-    clip: float | None = None,
+    max_grad_norm: float | None = None,
     dtype: str = "float64",
     jobs: int = 1,
     chunk: int | None = None,
@@ -64,7 +64,7 @@ def simulate(
         seeds: the seeds, or how many to take from 0 on. A seed names a run: its numbers are the
             same alone and in any batch, chunk, order and number of jobs.
         marks: how many steps to record, logarithmically spaced, or the steps themselves.
-        clip: largest norm of each run's gradient.
+        max_grad_norm: largest norm of each run's gradient; longer ones are scaled down.
         dtype: "float64" or "float32".
         jobs: processes to share the runs among.
         chunk: runs per chunk; chosen by size if not given.
@@ -87,9 +87,10 @@ def simulate(
         raise unknown("dtype", dtype, DTYPES)
     if jobs < 1 or (chunk is not None and chunk < 1):
         raise ToyalignError("jobs and chunk must be at least 1")
-    if clip is not None and not clip > 0:
-        raise ToyalignError(f"clip is a largest norm and must be above 0, not {clip}")
-    runs, swept = grid(seed_list(seeds), lr, settings)
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ToyalignError(f"max_grad_norm must be above 0, not {max_grad_norm}")
+    runs, varied = grid(seed_list(seeds), lr, settings)
+    swept = any(isinstance(value, np.ndarray) for value in varied.values())
     plan = Plan(
         objective=card,
         problem=world_maker,
@@ -99,8 +100,8 @@ def simulate(
         steps=steps,
         marks=log_spaced(steps, marks),
         runs=runs,
-        hyper={k: runs[k] if k in swept else v for k, v in settings.items()},
-        clip=clip,
+        hyper=varied,
+        max_grad_norm=max_grad_norm,
         dtype=DTYPES[dtype],
     )
     count = len(runs["seed"])
@@ -153,8 +154,8 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         # backward pass serves all runs and mixes none.
         weight = rows.weight.view(len(rows.weight), *loss.shape[1:]).expand_as(loss)
         (grad,) = torch.autograd.grad(loss, leaf, grad_outputs=weight)
-        if plan.clip is not None:
-            grad = clip_per_run(grad, plan.clip)
+        if plan.max_grad_norm is not None:
+            grad = clip_per_run(grad, plan.max_grad_norm)
         plan.optimiser.step(theta, grad, lr, state, step)
 
     records.arrays["theta"] = theta[: len(runs)].numpy()

@@ -257,19 +257,15 @@ def _made(parts: list[Part], todo: list[int], place: Path, jobs: int) -> Iterato
     global _waiting
     _waiting = (parts, place)
     if min(jobs, len(todo)) > 1 and "fork" in multiprocessing.get_all_start_methods():
-        with multiprocessing.get_context("fork").Pool(min(jobs, len(todo)), _one_thread) as pool:
+        from toyalign.chunks import quiet_worker
+
+        with multiprocessing.get_context("fork").Pool(min(jobs, len(todo)), quiet_worker) as pool:
             yield from pool.imap_unordered(_make, todo)
     else:
         yield from map(_make, todo)
 
 
 _waiting: tuple[list[Part], Path] = ([], Path())
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _make(index: int) -> int:

@@ -110,7 +110,9 @@ def describe(fn: Loss, **card: Any) -> Objective:
         ToyalignError: as `objective` does.
     """
     needs, hyper = [], {}
-    name = fn.__name__
+    name = getattr(fn, "__name__", "")
+    if not name:
+        raise ToyalignError(f"{fn!r} has no name of its own: define the loss with def")
     for parameter in inspect.signature(fn).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             if parameter.default is parameter.empty:

@@ -80,18 +80,20 @@ def traces(ax: Axes, trajectory: Trajectory) -> None:
 def followed(trajectory: Trajectory) -> list[tuple[str, str, np.ndarray]]:
     """What a trace follows: label, colour and log-probability [mark, run] of each answer."""
     probabilities = np.exp(trajectory.log_probs).mean(2)  # [mark, run, action], over contexts
+    floor = np.finfo(float).tiny  # an arm that has vanished altogether still has a logarithm
+    log_probs = np.log(np.maximum(probabilities, floor))
     gain = np.nanmean(probabilities[-1] - probabilities[0], 0)
     if not trajectory.pairs:
         up, down = int(gain.argmax()), int(gain.argmin())
         return [
-            (f"arm {up} (gains most)", CHOSEN, np.log(probabilities[..., up])),
-            (f"arm {down} (loses most)", REJECTED, np.log(probabilities[..., down])),
+            (f"arm {up} (gains most)", CHOSEN, log_probs[..., up]),
+            (f"arm {down} (loses most)", REJECTED, log_probs[..., down]),
         ]
     chosen, rejected = trajectory.pair_logps()
     gain[sorted({arm for pair in trajectory.pairs for arm in pair})] = -np.inf
     best = int(gain.argmax())
     return [
-        (f"arm {best} (neither)", GAINER, np.log(probabilities[..., best])),
+        (f"arm {best} (neither)", GAINER, log_probs[..., best]),
         ("chosen", CHOSEN, chosen),
         ("rejected", REJECTED, rejected),
     ]
@@ -113,9 +115,9 @@ def curves(
         group = group.sort_values(x)
         colour = colour_of(str(name))
         ax.fill_between(group[x], group["low"], group["high"], color=colour, alpha=0.2, lw=0)
-        style = {"marker": MARKERS[index % len(MARKERS)]} if markers else {}
+        marker = MARKERS[index % len(MARKERS)] if markers else None
         dashes = "-" if markers else DASHES[index % len(DASHES)]  # equal curves stay visible
-        ax.plot(group[x], group["mean"], ls=dashes, color=colour, label=str(name), **style)
+        ax.plot(group[x], group["mean"], ls=dashes, color=colour, label=str(name), marker=marker)
     ax.set_xlabel(x)
 
 

@@ -7,6 +7,7 @@ works in `simulate`, on the command line and in the tests.
 from collections.abc import Callable
 from typing import Any
 
+from toyalign.errors import ToyalignError
 from toyalign.registry import Registry, import_submodules, load_from_file
 
 
@@ -29,9 +30,11 @@ def get_problem(which: Any) -> Any:
     """A problem by name ("far"), from `file.py:function`, or as it is if it already is one.
 
     Raises:
-        ToyalignError: for an unknown name, with the nearest one.
+        ToyalignError: for an unknown name, with the nearest one, or something else than a problem.
     """
-    if not isinstance(which, str):
-        return which
-    make = load_from_file(which) if ".py:" in which else PROBLEMS[which]
-    return make()
+    found = which
+    if isinstance(which, str):
+        found = load_from_file(which)() if ".py:" in which else PROBLEMS[which]()
+    if not hasattr(found, "world"):
+        raise ToyalignError(f"{found!r} is not a problem: it has no method world")
+    return found

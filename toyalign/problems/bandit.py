@@ -80,6 +80,8 @@ class Bandit:
                 raise ToyalignError(
                     f"pair {pair} is not a (chosen, rejected) pair of arms 0..{len(reference) - 1}"
                 )
+        if not 0 <= self.spread < np.inf:
+            raise ToyalignError(f"spread must be 0 or more, and finite, not {self.spread}")
         if self.prompts < 1:
             raise ToyalignError(f"a bandit needs at least one prompt, not {self.prompts}")
 
