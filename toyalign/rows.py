@@ -39,21 +39,32 @@ class Rows:
         """Number of rows per run."""
         return self.weight.shape[1]
 
-    def pick(self, index: Tensor) -> "Rows":
-        """The rows of a minibatch.
+    def reordered(self, order: Tensor) -> "Rows":
+        """The same rows in another order.
 
         Args:
-            index: [run, picked], row numbers, a list of its own for each run.
+            order: [run, row], row numbers, an order of its own for each run. Weights that all runs
+                share belong to drawn rows, which weigh the same, and have no order.
         """
-        runs, picked = index.shape
+        runs, count = order.shape
         cells = self.cells
         if cells is not None:
-            wide = index.unsqueeze(1).expand(runs, len(self.sides), picked)
+            wide = order.unsqueeze(1).expand(runs, len(self.sides), count)
             cells = cells.expand(runs, -1, -1).gather(2, wide)
-        weight = self.weight.expand(runs, -1).gather(1, index)
+        weight = self.weight
+        return replace(
+            self,
+            weight=weight if len(weight) == 1 else weight.gather(1, order),
+            cells=cells,
+            values={k: v.expand(runs, -1).gather(1, order) for k, v in self.values.items()},
+        )
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """The rows from start to stop, with weights that sum to 1 again."""
+        weight = self.weight[:, start:stop]
         return replace(
             self,
             weight=weight / weight.sum(1, keepdim=True).clamp_min(1e-30),
-            cells=cells,
-            values={k: v.expand(runs, -1).gather(1, index) for k, v in self.values.items()},
+            cells=None if self.cells is None else self.cells[:, :, start:stop],
+            values={k: v[:, start:stop] for k, v in self.values.items()},
         )

@@ -47,7 +47,7 @@ def constants(
         elif quantity in ("lengths", "mask"):
             if side not in rows.sides:
                 raise _missing(name)
-            ones = reference.new_ones(len(reference), rows.count)
+            ones = reference.new_ones(1, 1).expand(len(reference), rows.count)
             found[name] = ones if quantity == "lengths" else ones.unsqueeze(-1)
     return found
 

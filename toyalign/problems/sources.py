@@ -138,7 +138,7 @@ class Collector:
         drawn = source.origin != "fixed" and not source.exact
         self._per_collection = self.groups * source.responses if drawn else 0
         self._collection: Rows | None = None
-        self._order: Tensor | None = None
+        self._pass: Rows
 
     def rows(self, step: int, log_probs: Tensor) -> Rows:
         """The rows of a step.
@@ -152,15 +152,15 @@ class Collector:
             self._collection = self._collect(self._reference if fixed else log_probs)
         if self._batches == 1:
             return self._collection
-        batch = step % self._batches
-        if batch == 0:
+        batch, count = step % self._batches, self._collection.count
+        if batch == 0:  # a new pass over the collection, in a new order of its groups
             noise = self._streams.uniforms("order", self.groups)
-            self._order = torch.from_numpy(noise.argsort(1))
-        size, per_group = self._source.minibatch, self._collection.count // self.groups
-        assert self._order is not None
-        groups = self._order[:, batch * size : (batch + 1) * size]
-        index = groups.unsqueeze(-1) * per_group + torch.arange(per_group)
-        return self._collection.pick(index.flatten(1))
+            groups = torch.from_numpy(noise.argsort(1)).unsqueeze(-1)
+            per_group = count // self.groups
+            order = groups * per_group + torch.arange(per_group)
+            self._pass = self._collection.reordered(order.flatten(1))
+        size = count // self._batches
+        return self._pass.part(batch * size, (batch + 1) * size)
 
     def queries(self, step: int) -> int:
         """Reward queries (responses drawn and judged) per run that the first `step` steps cost."""
