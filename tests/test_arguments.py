@@ -77,6 +77,14 @@ def test_a_partial_function_has_no_name_to_file_it_under():
         get_objective(functools.partial(ta.dpo, beta=0.2))
 
 
+def test_a_loss_without_a_gradient_is_refused():
+    def detached(chosen_logps, rejected_logps):
+        return -(chosen_logps - rejected_logps).detach()
+
+    with pytest.raises(ta.ToyalignError, match="does not depend"):
+        ta.simulate(detached)
+
+
 def test_a_file_that_exits_is_an_error_not_an_exit(tmp_path):
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
     with pytest.raises(ta.ToyalignError, match="SystemExit"):

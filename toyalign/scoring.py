@@ -38,8 +38,7 @@ def constants(
         if table is None and asked:
             raise _missing(asked[0])
         if table is not None:
-            plain = [name.removeprefix(prefix) for name in asked]
-            found |= {prefix + k: v for k, v in from_table(plain, rows, table, actions).items()}
+            found |= from_table(asked, rows, table, actions, prefix)
     for name in needs:
         side, quantity = _split(name)
         if name in rows.values:
@@ -52,8 +51,12 @@ def constants(
     return found
 
 
-def from_table(names: Sequence[str], rows: Rows, table: Tensor, actions: int) -> dict[str, Tensor]:
-    """The log-probabilities among `names`, looked up in a policy's table [run, cell].
+def from_table(
+    names: Sequence[str], rows: Rows, table: Tensor, actions: int, prefix: str = ""
+) -> dict[str, Tensor]:
+    """The log-probabilities `names`, looked up in a policy's table [run, cell].
+
+    The names may all have a prefix, for example "ref_", that says whose table it is.
 
     Raises:
         ToyalignError: for a name that these rows have no data for.
@@ -61,7 +64,7 @@ def from_table(names: Sequence[str], rows: Rows, table: Tensor, actions: int) ->
     found: dict[str, Tensor] = {}
     responses: dict[str, Tensor] = {}
     for name in names:
-        side, quantity = _split(name)
+        side, quantity = _split(name.removeprefix(prefix))
         if quantity == "log_probs":
             found[name] = table.view(len(table), -1, actions)
             continue

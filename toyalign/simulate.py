@@ -164,12 +164,17 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
 
 
 def _checked(loss: Any, plan: Plan, rows: Rows, runs: int) -> Tensor:
-    """Refuse a loss that has been reduced or broadcast; the caller does the reducing."""
+    """Refuse a loss that has been reduced or broadcast, or that teaches nothing."""
     shape = tuple(getattr(loss, "shape", ()))
     if shape[:2] != (runs, rows.count) or shape[2:] not in ((), (1,)):
         raise ToyalignError(
             f"{plan.objective.name} returned shape {list(shape)}, but must return one value per "
             f"row, [run, row] = [{runs}, {rows.count}], or per token: take no mean and no sum"
+        )
+    if not loss.requires_grad:
+        raise ToyalignError(
+            f"{plan.objective.name} does not depend on the policy: nothing that it returns has a "
+            "gradient (a detach too many?)"
         )
     return loss
 
@@ -180,14 +185,13 @@ def _try_out(plan: Plan) -> tuple[int, int]:
     Returns:
         The number of rows, and the largest number of entries that a tensor has per run.
     """
-    steps = replace(plan, steps=1, marks=(0,), runs={k: v[:1] for k, v in plan.runs.items()})
-    seed = Streams(steps.runs["seed"])
-    world = plan.problem.world(seed, plan.dtype)
-    theta = plan.policy.start(world, seed)
+    streams = Streams(plan.runs["seed"][:1])
+    world = plan.problem.world(streams, plan.dtype)
+    theta = plan.policy.start(world, streams).requires_grad_()
     log_probs = plan.policy.log_probs(theta, world)
-    needs = plan.objective.needs
-    rows = Collector(plan.source, needs, world, log_probs, seed).rows(0, log_probs)
-    tensors = constants(needs, rows, log_probs, world.actions)
+    reference, needs = log_probs.detach(), plan.objective.needs
+    rows = Collector(plan.source, needs, world, reference, streams).rows(0, reference)
+    tensors = constants(needs, rows, reference, world.actions)
     moving = [name for name in needs if name not in tensors]
     tensors |= from_table(moving, rows, log_probs, world.actions)
     _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows, 1)
