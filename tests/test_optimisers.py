@@ -109,7 +109,7 @@ def test_a_clipped_study_takes_steps_of_that_length():
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_clip_that_makes_no_sense(limit):
     with pytest.raises(ToyalignError, match="must be above 0"):
-        ta.simulate("dpo", steps=1, max_grad_norm=clip)
+        ta.simulate("dpo", steps=1, max_grad_norm=limit)
 
 
 # --- lookup
