@@ -62,7 +62,7 @@ def test_a_taken_name_is_refused():
         return rejected_logps - chosen_logps
 
     assert OBJECTIVES["dpo"]
-    with pytest.raises(ToyalignError, match="already an objective called 'dpo'"):
+    with pytest.raises(ToyalignError, match="objective 'dpo' exists already"):
         objective()(dpo)
 
 

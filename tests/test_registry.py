@@ -23,12 +23,13 @@ def test_a_registry_is_a_dictionary_in_order(fruit):
     assert fruit["blood-orange"] == 2
     assert "apple" in fruit
     assert "pear" not in fruit
+    assert "blood-orange" in fruit
     fruit.remove("apple")
     assert list(fruit) == ["blood_orange"]
 
 
 def test_a_taken_name(fruit):
-    with pytest.raises(ToyalignError, match="there is already an fruit called 'apple'"):
+    with pytest.raises(ToyalignError, match="fruit 'apple' exists already"):
         fruit.add("apple", 3)
     assert fruit["apple"] == 1
 

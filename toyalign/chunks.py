@@ -50,6 +50,8 @@ def map_chunks(
                 if progress:
                     _report(f"{done} of {len(pieces)} chunks of runs", start)
                 yield records
+        if progress:
+            print(file=sys.stderr)
     else:
         # Threads split a tensor wherever they like, and the end of each part rounds differently.
         threads = torch.get_num_threads()
@@ -60,8 +62,7 @@ def map_chunks(
                 yield train(plan, piece)
         finally:
             torch.set_num_threads(threads)
-    if progress:
-        _ticker.end()
+            _ticker.end()
 
 
 def quiet_worker() -> None:

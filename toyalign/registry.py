@@ -30,7 +30,7 @@ class Registry(Generic[T]):
     def add(self, name: str, entry: T) -> None:
         """File `entry` under `name`; a name that is taken is an error."""
         if name in self._entries:
-            raise ToyalignError(f"there is already an {self._what} called {name!r}")
+            raise ToyalignError(f"{self._what} {name!r} exists already")
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:
@@ -39,14 +39,14 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         self._look()
-        key = name.replace("-", "_")  # adjacent-arms on the command line is adjacent_arms
+        key = _key(name)
         if key not in self._entries:
             raise unknown(self._what, name, self._entries, self._hint)
         return self._entries[key]
 
     def __contains__(self, name: str) -> bool:
         self._look()
-        return name in self._entries
+        return _key(name) in self._entries
 
     def __iter__(self) -> Iterator[str]:
         self._look()
@@ -61,6 +61,11 @@ class Registry(Generic[T]):
         if self._discover is not None:
             discover, self._discover = self._discover, None
             discover()
+
+
+def _key(name: str) -> str:
+    """adjacent-arms, as one writes it on the command line, is adjacent_arms."""
+    return name.replace("-", "_")
 
 
 def import_submodules(package: str) -> None:
