@@ -184,7 +184,7 @@ def test_demonstrations_are_the_chosen_arms_of_the_pairs():
 
 def test_a_given_target_is_what_is_demonstrated():
     made = world(ta.Bandit(SMALL, pairs=((0, 1),), target=(0.1, 0.2, 0.7)))
-    np.testing.assert_allclose(made.demonstrations, [[0.1, 0.2, 0.7]] * 2, atol=1e-15)
+    np.testing.assert_allclose(made.demonstrations, [[0.1, 0.2, 0.7]], atol=1e-15)
 
 
 def test_contexts_repeat_the_bandit():

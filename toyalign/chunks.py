@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20
 _FEW_RUNS = 64
 _WIDE_BYTES = 64 << 20
 
@@ -17,7 +17,7 @@ Train = Callable[[Any, slice], dict[str, Any]]
 
 
 def chunk_size(numbers: int, dtype: torch.dtype) -> int:
-    """Runs per chunk, so that a tensor with `numbers` entries per run is about 4 MiB.
+    """Runs per chunk, so that a tensor with `numbers` entries per run is about 1 MiB.
 
     Smaller chunks would spend their time on dispatch, so there are at least 64 runs unless they
     are very wide.

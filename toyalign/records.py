@@ -21,7 +21,7 @@ class DivergenceWarning(UserWarning):
 class Records:
     """Preallocated buffers for what is recorded of a chunk, [mark, run, ...]."""
 
-    def __init__(self, plan: Plan, runs: int, world: World, reference: Tensor):
+    def __init__(self, plan: Plan, runs: int, world: World):
         self._marks = plan.marks
         self._table = (runs, world.contexts, world.actions)
         kind = np.float64 if plan.dtype == torch.float64 else np.float32
@@ -31,7 +31,6 @@ class Records:
             "loss": self._empty(runs),
             "scores": {},
             "unseen": None,
-            "reference": reference[:runs].view(self._table).numpy(),
             "rewards": world.rewards[0, : world.actions].numpy(),
             "diverged_at": np.full(runs, -1),
         }
@@ -83,12 +82,13 @@ def gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]
             if values is None or name in ("rewards", "queries"):
                 whole[name] = values
                 continue
-            axis = 0 if name in ("reference", "diverged_at", "theta") else 1
+            axis = 0 if name in ("diverged_at", "theta") else 1
             if name not in whole:
                 shape = list(values.shape)
                 shape[axis] = count
                 whole[name] = np.empty(shape, values.dtype)
             whole[name][(slice(None),) * axis + (piece,)] = values
+        del part, values  # before the next chunk takes its memory
     ended = whole["diverged_at"]
     if (ended >= 0).any():
         warnings.warn(
@@ -112,5 +112,6 @@ def gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]
         steps=np.array(plan.marks),
         pairs=tuple(getattr(plan.problem, "pairs", ())),
         scores=scores,
+        reference=whole["log_probs"][0],  # training starts at the reference
         **whole,
     )

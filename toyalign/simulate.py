@@ -127,7 +127,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         reference = plan.policy.log_probs(theta, world)
     collector = Collector(plan.source, needs, world, reference, streams)
     state = plan.optimiser.state(theta)
-    records = Records(plan, len(runs), world, reference)
+    records = Records(plan, len(runs), world)
 
     rows = None
     for step in range(plan.steps + 1):

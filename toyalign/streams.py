@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PURPOSES = ("reference", "states", "start", "responses", "labels", "noise", "order")
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 4 << 20
 _BLOCK_DRAWS = 64
 
 

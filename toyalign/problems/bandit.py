@@ -112,7 +112,8 @@ class Bandit:
 
     def world(self, streams: Streams, dtype: torch.dtype = torch.float64) -> World:
         """The problem as tensors, for the runs whose random streams are given."""
-        logits = torch.from_numpy(np.log(_array(self.reference))).expand(streams.runs, -1)
+        # Without noise all runs share one row, and nothing below takes memory for more.
+        logits = torch.from_numpy(np.log(_array(self.reference)))[None]
         if self.spread:
             noise = torch.from_numpy(streams.normals("reference", self.arms))
             logits = torch.log_softmax(logits + self.spread * noise, -1)
@@ -139,7 +140,7 @@ class Bandit:
         return World(
             contexts=self.prompts,
             actions=self.arms,
-            reference_logits=logits.repeat(1, self.prompts).to(dtype),
+            reference_logits=logits.repeat(1, self.prompts).to(dtype).expand(streams.runs, -1),
             rewards=rewards.repeat(1, self.prompts).to(dtype),
             target_log_probs=target.repeat(1, self.prompts).to(dtype),
             demonstrations=(demonstrations.repeat(1, self.prompts) / self.prompts).to(dtype),

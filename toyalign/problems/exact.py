@@ -118,5 +118,6 @@ def exact_demonstrations(world: World) -> Rows:
 def distributions(world: World) -> Rows:
     """One row for each context: the whole distribution there, beside the target's."""
     target = world.target_log_probs.view(-1, world.contexts, world.actions)
+    target = target.expand(world.runs, -1, -1)
     weight = target.new_full((1, world.contexts), 1 / world.contexts)
     return Rows(weight=weight, sides=(), values={"target_log_probs": target})

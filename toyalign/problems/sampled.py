@@ -29,7 +29,7 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
         Indices, [run, draw].
     """
     actions = probabilities.shape[1]
-    cumulative = probabilities.double().cumsum(1)
+    cumulative = probabilities.cumsum(1, dtype=torch.float64)
     # The total is 1 but for rounding; scaling u by it keeps every draw inside the table.
     uniforms = uniforms * cumulative[:, -1:]
     if uniforms.numel() < _BISECT_FROM:

@@ -16,7 +16,7 @@ class World:
         actions: number of actions (arms) in each context.
         reference_logits: [run, cell], normalised log-probabilities of the reference.
         rewards: [1, cell].
-        target_log_probs: [run, cell], the distribution to be learned.
+        target_log_probs: [run or 1, cell], the distribution to be learned.
         demonstrations: [run or 1, cell], probability of each response among the demonstrations.
         pairs: [1, 2, pair], cells of the problem's own chosen and rejected responses, or None.
         states: [run, context, feature] inputs of a policy that reads the context, or None.
