@@ -291,9 +291,9 @@ def test_behaviour_log_probs_need_a_policy_that_drew():
 # --- chunks and progress
 
 
-def test_chunks_are_about_four_mebibytes():
-    assert chunk_size(100, torch.float64) == 4 * 2**20 // 800
-    assert chunk_size(100, torch.float32) == 4 * 2**20 // 400
+def test_chunks_are_about_one_mebibyte():
+    assert chunk_size(100, torch.float64) == 2**20 // 800
+    assert chunk_size(100, torch.float32) == 2**20 // 400
     assert chunk_size(10_000, torch.float64) == 64
     assert chunk_size(10**9, torch.float64) == 1
 
