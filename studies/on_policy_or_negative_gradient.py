@@ -56,8 +56,8 @@ PRESETS = {
     "fast": Params(
         seeds=4,
         mlp_seeds=2,
-        steps=50,
-        offline_prompts=10,
+        steps=15,
+        offline_prompts=5,
         stale=(1, 10),
         reuse=(1, 10),
         many=(5, 20),
