@@ -451,8 +451,8 @@ def test_a_folder_that_cannot_be_written(bad, monkeypatch):
 
 def test_targets_are_checked_before_anything_is_simulated(bad, monkeypatch):
     monkeypatch.setattr(cli, "_simulate", lambda *args: pytest.fail("it was simulated"))
-    bad("run", "dpo", "--csv", "none/out.csv")
-    bad("run", "dpo", "--plot", "none/out.svg")
+    assert "there is no folder none" in bad("run", "dpo", "--csv", "none/out.csv")
+    assert "there is no folder none" in bad("run", "dpo", "--plot", "none/out.svg")
 
 
 def test_a_csv_that_fails_halfway_leaves_the_old_file(say, monkeypatch, tmp_path):
