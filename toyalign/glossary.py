@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from toyalign.errors import unknown
 
 SIDES = ("", "chosen_", "rejected_")
+FROZEN = ("ref_prompted_", "prompted_", "ref_", "old_", "target_")  # nothing the gradient flows to
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,27 @@ def _per_side() -> list[Term]:
             Term(f"ref_{side}token_logps", token, "nats", "the same under the frozen reference"),
             Term(f"{side}mask", token, "0 or 1", f"1 on the tokens that belong to {whose}"),
             Term(f"{side}lengths", row, "tokens", f"number of unmasked tokens of {whose}"),
+            Term(
+                f"{side}rewards",
+                row,
+                "reward",
+                f"ground-truth reward of {whose}, or a reward model's score",
+            ),
+        ]
+    for side in SIDES[1:]:
+        whose = f"the {side.rstrip('_')} response"
+        prompted = f"`{side}logps` with a quality prompt put before the query; a constant"
+        every = ("run", "row", "token", "action")
+        terms += [
+            Term(f"prompted_{side}logps", row, "nats", prompted),
+            Term(f"ref_prompted_{side}logps", row, "nats", "the same under the frozen reference"),
+            Term(
+                f"{side}log_probs",
+                every,
+                "nats",
+                f"log-probability of every possible token at each position of {whose}",
+            ),
+            Term(f"ref_{side}log_probs", every, "nats", "the same under the frozen reference"),
         ]
     return terms
 
@@ -60,7 +82,19 @@ _TABLE = [
         "nats",
         "`token_logps` under the policy that drew the sample",
     ),
-    Term("rewards", ("run", "row"), "reward", "ground-truth reward, or a reward model's score"),
+    Term("labels", ("run", "row"), "0 or 1", "1 for a desirable response, 0 for an undesirable one"),
+    Term(
+        "kl_estimate",
+        ("run", "1"),
+        "nats",
+        "estimate of KL(π‖π_ref) from responses to other prompts, at least 0; a constant (KTO's z₀)",
+    ),
+    Term(
+        "mean_log_ratio",
+        ("run", "1"),
+        "nats",
+        "mean of log π/π_ref over all responses of the data, of both sides; a constant",
+    ),
     Term(
         "advantages",
         ("run", "row"),
@@ -77,7 +111,8 @@ _TABLE = [
         "log_probs",
         ("run", "row", "action"),
         "nats",
-        "log-probability of every next action; a row is a context",
+        "log-probability of every next action; a row is a context. Beside `token_logps` it is "
+        "[run, row, token, action]: every possible token at each position of the response",
     ),
     Term("ref_log_probs", ("run", "row", "action"), "nats", "the same under the reference"),
     Term(
@@ -92,10 +127,25 @@ GLOSSARY: dict[str, Term] = {term.name: term for term in _TABLE}
 
 KINDS = {
     "pairs": "a chosen and a rejected response to the same prompt",
+    "labelled": "single responses, each labelled desirable or undesirable",
     "samples": "responses with a reward each",
     "distributions": "whole next-action distributions",
     "demonstrations": "responses to imitate",
 }
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """`ref_chosen_token_logps` to (`ref_`, `chosen_`, `token_logps`): whose, which side, what."""
+    prefix = next((known for known in FROZEN if name.startswith(known)), "")
+    rest = name.removeprefix(prefix)
+    side = next((known for known in SIDES[1:] if rest.startswith(known)), "")
+    return prefix, side, rest.removeprefix(side)
+
+
+def is_learned(name: str) -> bool:
+    """Whether a name is a log-probability that the policy makes and that its gradient flows to."""
+    prefix, _, quantity = parts(name)
+    return not prefix and quantity in ("logps", "token_logps", "log_probs")
 
 
 def check_names(names: Sequence[str], owner: str) -> None:
@@ -114,8 +164,12 @@ def kind_of(names: Iterable[str]) -> str:
     asked = set(names)
     if any("chosen_" in name or "rejected_" in name for name in asked):
         return "pairs"
+    if "labels" in asked:
+        return "labelled"
     if asked & {"rewards", "advantages", "best_weights", "old_logps", "old_token_logps"}:
         return "samples"
+    if asked & {"logps", "token_logps"}:
+        return "demonstrations"
     if asked & {"log_probs", "ref_log_probs", "target_log_probs"}:
         return "distributions"
     return "demonstrations"

@@ -104,7 +104,8 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
             for name in card.sources
             if not (
                 name == "fixed"
-                and (card.kind == "samples" or (card.kind == "pairs" and not problem.pairs))
+                and (card.kind == "samples"
+                    or (card.kind in ("pairs", "labelled") and not problem.pairs))
             )
         ]
         if not usable:
@@ -118,7 +119,7 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
             f"{card.name} does not learn from source={chosen.origin!r}: its data must come from "
             f"{' or '.join(card.sources)}"
         )
-    return chosen
+    return replace(chosen, advantage=chosen.advantage or card.advantage)
 
 
 def columns(plan: Plan, batch: list[int]) -> dict[str, Any]:

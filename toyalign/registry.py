@@ -13,6 +13,8 @@ from toyalign.errors import ToyalignError, unknown
 
 T = TypeVar("T")
 
+USER_MODULE = "toyalign_user_"  # what the modules of users' files are called, before their stem
+
 
 class Registry(Generic[T]):
     """A dictionary of named things whose lookup error names the nearest match.
@@ -100,7 +102,7 @@ def load_module(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise ToyalignError(f"there is no file {str(path)!r}")
-    name = f"toyalign_user_{path.stem}"
+    name = f"{USER_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ToyalignError(f"{str(path)!r} is not a Python file")

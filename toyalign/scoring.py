@@ -1,7 +1,8 @@
 """From log-probabilities and rows to the named tensors that a loss asked for.
 
 This is the provider of every name in the glossary, for policies whose responses are single actions
-(T = 1: per-token tensors have a token axis of length one).
+(T = 1: per-token tensors have a token axis of length one). A quality prompt has no words to read in
+such a world: it leaves the context as it is.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toyalign.errors import ToyalignError
-from toyalign.glossary import GLOSSARY
+from toyalign.glossary import GLOSSARY, parts
 from toyalign.rows import Rows
 
 
@@ -38,9 +39,9 @@ def constants(
         if table is None and asked:
             raise _missing(asked[0])
         if table is not None:
-            found |= from_table(asked, rows, table, actions, prefix)
+            found |= from_table(asked, rows, table, actions)
     for name in needs:
-        side, quantity = _split(name)
+        _, side, quantity = parts(name)
         if name in rows.values:
             found[name] = rows.values[name]
         elif quantity in ("lengths", "mask"):
@@ -52,11 +53,20 @@ def constants(
 
 
 def from_table(
-    names: Sequence[str], rows: Rows, table: Tensor, actions: int, prefix: str = ""
+    names: Sequence[str],
+    rows: Rows,
+    table: Tensor,
+    actions: int,
+    reference: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The log-probabilities `names`, looked up in a policy's table [run, cell].
 
-    The names may all have a prefix, for example "ref_", that says whose table it is.
+    Args:
+        names: glossary names; a prefix such as "ref_" says whose table this is.
+        rows: the data.
+        table: [run, cell], that policy's log-probabilities.
+        actions: number of actions per context.
+        reference: [run, cell], the frozen reference's, for names that compare the two.
 
     Raises:
         ToyalignError: for a name that these rows have no data for.
@@ -64,16 +74,21 @@ def from_table(
     found: dict[str, Tensor] = {}
     responses: dict[str, Tensor] = {}
     for name in names:
-        side, quantity = _split(name.removeprefix(prefix))
-        if quantity == "log_probs":
+        whose, side, quantity = parts(name)
+        if quantity == "log_probs" and not rows.sides:
             found[name] = table.view(len(table), -1, actions)
-            continue
-        if side not in rows.sides or quantity not in ("logps", "token_logps"):
+        elif quantity == "log_probs" and side in rows.sides:
+            found[name] = _everything(table, rows, side, actions)
+        elif reference is not None and quantity in _COMPARED:
+            found[name] = _COMPARED[quantity](table.detach(), reference, rows, actions)
+        elif reference is not None and name == "logps" and rows.sides == _PAIR:
+            found[name] = _reference_response(table, reference, rows, actions)
+        elif side in rows.sides and quantity in ("logps", "token_logps"):
+            responses = responses or _look_up(table, rows)
+            logps = responses[side].detach() if whose else responses[side]
+            found[name] = logps.unsqueeze(-1) if quantity == "token_logps" else logps
+        else:
             raise _missing(name)
-        if not responses:
-            responses = _look_up(table, rows)
-        logps = responses[side]
-        found[name] = logps.unsqueeze(-1) if quantity == "token_logps" else logps
     return found
 
 
@@ -100,12 +115,54 @@ def _look_up(table: Tensor, rows: Rows) -> dict[str, Tensor]:
     return dict(zip(rows.sides, torch.unbind(both, 1), strict=True))
 
 
-def _split(name: str) -> tuple[str, str]:
-    """`chosen_token_logps` to (`chosen_`, `token_logps`)."""
-    for side in ("chosen_", "rejected_"):
-        if name.startswith(side):
-            return side, name.removeprefix(side)
-    return "", name
+def _cells(table: Tensor, rows: Rows, side: str) -> Tensor:
+    """The cell of each response of a side, [run or 1, row]."""
+    if rows.cells is None:
+        return torch.arange(table.shape[1])[None]
+    return rows.cells[:, rows.sides.index(side)]
+
+
+def _everything(table: Tensor, rows: Rows, side: str, actions: int) -> Tensor:
+    """The whole distribution that each response was one action of, [run, row, 1, action]."""
+    runs = len(table)
+    whole = table.view(runs, -1, actions)
+    if whole.shape[1] == 1:
+        return whole.expand(runs, rows.count, actions).unsqueeze(2)
+    context = (_cells(table, rows, side) // actions).expand(runs, -1)
+    return whole.gather(1, context.unsqueeze(-1).expand(-1, -1, actions)).unsqueeze(2)
+
+
+def _mean_log_ratio(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> Tensor:
+    """The mean of log π/π_ref over all responses of all sides, [run, 1]."""
+    ratios = _look_up(table - reference, rows)
+    mean = torch.stack(list(ratios.values())).mean(0)
+    return (rows.weight * mean).sum(1, keepdim=True)
+
+
+def _kl_estimate(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> Tensor:
+    """The mean of log π/π_ref over every response in every context, not below 0, [run, 1].
+
+    KTO pairs prompts with responses to other prompts; here all combinations count.
+    """
+    runs = len(table)
+    ratio = (table - reference).view(runs, -1, actions).mean(1)
+    arms = _cells(table, rows, rows.sides[0]) % actions
+    ratios = ratio.gather(1, arms.expand(runs, -1))
+    return (rows.weight * ratios).sum(1, keepdim=True).clamp(min=0)
+
+
+def _reference_response(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> Tensor:
+    """What log π is on average for a response of the reference to each pair's prompt, [run, row].
+
+    A pair has no third response; its expectation is the same term without noise.
+    """
+    runs = len(table)
+    mean = (reference.exp() * table).view(runs, -1, actions).sum(-1)
+    return mean.gather(1, (_cells(table, rows, "chosen_") // actions).expand(runs, -1))
+
+
+_PAIR = ("chosen_", "rejected_")
+_COMPARED = {"mean_log_ratio": _mean_log_ratio, "kl_estimate": _kl_estimate}
 
 
 def _missing(name: str) -> ToyalignError:

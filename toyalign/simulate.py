@@ -137,7 +137,8 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         if rows is not previous:
             fixed = constants(needs, rows, reference, world.actions)
             moving = [name for name in needs if name not in fixed]
-        tensors = {**fixed, **from_table(moving, rows, log_probs, world.actions)}
+        made = from_table(moving, rows, log_probs, world.actions, reference=reference)
+        tensors = {**fixed, **made}
         loss = _checked(loss_of(**tensors, **hyper), plan, rows, len(batch))
         if step in plan.marks:
             with torch.no_grad():
@@ -193,7 +194,8 @@ def _try_out(plan: Plan) -> tuple[int, int]:
     rows = Collector(plan.source, needs, world, reference, streams).rows(0, reference)
     tensors = constants(needs, rows, reference, world.actions)
     moving = [name for name in needs if name not in tensors]
-    tensors |= from_table(moving, rows, log_probs, world.actions)
+    tensors |= from_table(moving, rows, log_probs, world.actions, reference=reference)
     _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows, 1)
-    widest = max(theta.shape[1], world.cells, rows.count * max(1, len(rows.sides)))
+    sides = rows.count * max(1, len(rows.sides))
+    widest = max(theta.shape[1], sides, *(tensor.numel() for tensor in tensors.values()))
     return rows.count, widest

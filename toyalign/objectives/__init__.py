@@ -14,7 +14,7 @@ from typing import Any
 
 from toyalign.errors import ToyalignError, unknown
 from toyalign.glossary import check_names, kind_of
-from toyalign.registry import Registry, import_submodules, load_from_file
+from toyalign.registry import USER_MODULE, Registry, import_submodules, load_from_file
 
 Loss = Callable[..., Any]
 
@@ -41,6 +41,10 @@ class Objective:
         tie: at a kink, which one-sided derivative the gradient takes; empty for a smooth loss.
         expects: for a tensor the loss needs, where a descent step pushes it: "up", "down" or
             "either"; the tests hold the gradient to it.
+        exceptions: contracts of `toyalign check` that the loss breaks by design, each with a
+            sentence and a citation; a declared exception must occur.
+        advantage: what a reward is to be compared with, a key of `advantages.ADVANTAGES`, where the
+            data source is not told otherwise.
         view: how the log-probabilities are produced; "plain" is one forward pass.
     """
 
@@ -54,6 +58,8 @@ class Objective:
     equation: str = ""
     tie: str = ""
     expects: Mapping[str, str] = field(default_factory=dict)
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+    advantage: str = "baseline"
     view: str = "plain"
 
     @property
@@ -83,10 +89,13 @@ def _discover() -> None:
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", "`toyalign list` shows them all", _discover)
+_FROM_FILES: dict[Loss, Objective] = {}  # a user's file may hold a `dpo` of its own
 
 
 def objective(**card: Any) -> Callable[[Loss], Loss]:
     """File a loss under its name, with what its signature cannot say. Returns the bare function.
+
+    A function in a file that is loaded by its path keeps its card without taking a name.
 
     Args:
         **card: fields of `Objective` from `sources` to `view`.
@@ -97,7 +106,11 @@ def objective(**card: Any) -> Callable[[Loss], Loss]:
     """
 
     def file(fn: Loss) -> Loss:
-        OBJECTIVES.add(fn.__name__, describe(fn, **card))
+        described = describe(fn, **card)
+        if fn.__module__.startswith(USER_MODULE):
+            _FROM_FILES[fn] = described
+        else:
+            OBJECTIVES.add(fn.__name__, described)
         return fn
 
     return file
@@ -157,8 +170,10 @@ def get_objective(which: "str | Loss | Objective") -> Objective:
     if isinstance(which, Objective):
         return which
     if isinstance(which, str):
-        return describe(load_from_file(which)) if ".py:" in which else OBJECTIVES[which]
-    for card in OBJECTIVES.values():
+        if ".py:" not in which:
+            return OBJECTIVES[which]
+        which = load_from_file(which)
+    for card in (*_FROM_FILES.values(), *OBJECTIVES.values()):
         if card.fn is which:
             return card
     return describe(which)

@@ -1,6 +1,6 @@
 """What a loss asks for: the push on each log-probability, before any policy has its say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toyalign.errors import ToyalignError
+from toyalign.glossary import is_learned, parts
 from toyalign.objectives import Objective
 
 Array = NDArray[np.float64]
+
+_REST = (0.7, 0.3)  # how the actions that were not taken share what the taken one leaves
+
+
+def compose(
+    needs: Sequence[str],
+    tokens: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    data: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """The tensors of a signature, all made from the log-probabilities of tokens.
+
+    What belongs together agrees: a response's total is the sum of its tokens, its length counts its
+    mask, and in a whole distribution the first action is the token that was taken.
+
+    Args:
+        needs: glossary names.
+        tokens: [run, row, token] by prefix and side ("", "chosen_", "ref_chosen_", ...), nats.
+        masks: [run, row, token] by side.
+        data: all other tensors, by name.
+    """
+    made = {}
+    for name in needs:
+        prefix, side, quantity = parts(name)
+        if name in data:
+            made[name] = data[name]
+        elif quantity == "mask":
+            made[name] = masks[side]
+        elif quantity == "lengths":
+            made[name] = masks[side].sum(-1)
+        elif quantity == "logps":
+            made[name] = (tokens[prefix + side] * masks[side]).sum(-1)
+        elif quantity == "log_probs":
+            made[name] = _distribution(tokens[prefix + side])
+        else:
+            made[name] = tokens[prefix + side]
+    return made
+
+
+def _distribution(taken: Tensor) -> Tensor:
+    """Whole distributions over three actions, of which the first one has these log-probabilities.
+
+    Args:
+        taken: [run, row, token], below 0.
+
+    Returns:
+        [run, row, token, action].
+    """
+    left = torch.log(-torch.expm1(taken))
+    shares = taken.new_tensor(_REST).log()
+    return torch.cat([taken.unsqueeze(-1), left.unsqueeze(-1) + shares], -1)
 
 
 def push(
@@ -27,7 +79,7 @@ def push(
     Returns:
         One tensor for each trainable name, shaped like it.
     """
-    moving = [name for name in card.needs if is_trainable(name)]
+    moving = [name for name in card.needs if is_learned(name)]
     leaves = {name: tensors[name].detach().clone().requires_grad_() for name in moving}
     loss = card.fn(**{**tensors, **leaves}, **hyper)
     grads = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
@@ -37,13 +89,6 @@ def push(
     }
 
 
-def is_trainable(name: str) -> bool:
-    """Whether a glossary name is a log-probability of the policy being trained."""
-    return name.endswith(("logps", "log_probs")) and not name.startswith(
-        ("ref_", "old_", "target_")
-    )
-
-
 def push_on_pair(
     card: Objective,
     chosen_ratio: Array,
@@ -51,12 +96,13 @@ def push_on_pair(
     reference: tuple[float, float],
     hyper: Mapping[str, Any],
 ) -> tuple[Array, Array]:
-    """The push on the chosen and on the rejected answer over the plane of their log-ratios.
+    """The push on the chosen and the rejected log-probability at given log-ratios.
 
-    A loss on single responses pushes the chosen answer only; all answers are one token long.
+    Responses have one token. A loss on single responses sees the chosen one, a loss on labelled
+    responses sees both, one after the other.
 
     Args:
-        card: an objective on pairs or demonstrations.
+        card: an objective on pairs, labelled responses or demonstrations.
         chosen_ratio: log π/π_ref of the chosen answer, nats, any shape.
         rejected_ratio: the same of the rejected answer.
         reference: log π_ref of the chosen and of the rejected answer, nats.
@@ -65,23 +111,34 @@ def push_on_pair(
     Raises:
         ToyalignError: for objectives on rewards or whole distributions.
     """
-    if card.kind not in ("pairs", "demonstrations"):
-        raise ToyalignError(f"{card.name} is not a loss on pairs or demonstrations")
-    ratios = {"chosen_": chosen_ratio, "rejected_": rejected_ratio, "": chosen_ratio}
-    tensors = {}
-    for name in card.needs:
-        side = next((s for s in ("chosen_", "rejected_") if s in name), "")
-        ratio = torch.as_tensor(ratios[side], dtype=torch.float64).reshape(1, -1)
-        ref = reference[side == "rejected_"]
-        if name.endswith(("mask", "lengths")):
-            value = torch.ones_like(ratio)
-        else:
-            value = torch.full_like(ratio, ref) if name.startswith("ref_") else ratio + ref
-        tensors[name] = value.unsqueeze(-1) if "token" in name or "mask" in name else value
-    pushes = push(card, tensors, hyper)
-    total = {"chosen": np.zeros(chosen_ratio.size), "rejected": np.zeros(chosen_ratio.size)}
-    for name, value in pushes.items():
-        total["rejected" if name.startswith("rejected_") else "chosen"] += value.numpy().ravel()
-    return total["chosen"].reshape(chosen_ratio.shape), total["rejected"].reshape(
-        chosen_ratio.shape
-    )
+    if card.kind not in ("pairs", "labelled", "demonstrations"):
+        raise ToyalignError(f"{card.name} is not a loss on pairs, labels or demonstrations")
+    shape = chosen_ratio.shape
+    ratios = [torch.from_numpy(np.ravel(r).astype(float)) for r in (chosen_ratio, rejected_ratio)]
+    leaves = [ratio.view(1, -1, 1).requires_grad_() for ratio in ratios]
+    tokens = {}
+    for side, leaf, start in zip(("chosen_", "rejected_"), leaves, reference, strict=True):
+        tokens[side] = leaf + start
+        tokens[f"ref_{side}"] = torch.full_like(leaf, start)
+        for prefix in ("prompted_", "ref_prompted_"):
+            tokens[prefix + side] = tokens[f"ref_{side}"]
+    one = torch.ones_like(leaves[0])
+    row = one[..., 0].detach()
+    data = {"chosen_rewards": row, "rejected_rewards": 0 * row, "labels": row}
+    data |= {name: torch.zeros(1, 1, dtype=row.dtype) for name in ("kl_estimate", "mean_log_ratio")}
+    if card.kind == "labelled":
+        for prefix in ("", "ref_"):
+            both = [tokens[f"{prefix}chosen_"], tokens[f"{prefix}rejected_"]]
+            tokens[prefix] = torch.cat(both, 1)
+        one = torch.cat([one, one], 1)
+        data["labels"] = torch.cat([row, 0 * row], 1)
+    elif card.kind == "demonstrations":
+        tokens |= {"": tokens["chosen_"], "ref_": tokens["ref_chosen_"]}
+    else:  # beside a pair, a response of the reference, which nothing here moves
+        tokens |= {"": tokens["ref_chosen_"], "ref_": tokens["ref_chosen_"]}
+    masks = {side: one for side in ("", "chosen_", "rejected_")}
+    loss = card.fn(**compose(card.needs, tokens, masks, data), **hyper)
+    grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+    zeros = np.zeros(shape)
+    chosen, rejected = (zeros if g is None else -g.numpy().reshape(shape) for g in grads)
+    return chosen, rejected

@@ -45,7 +45,8 @@ class Source:
         labels: which of two responses is chosen: "reward" or "bradley_terry".
         label_noise: share of labels that are flipped, 0 to 0.5.
         min_gap: drawn pairs whose rewards differ by less are dropped.
-        advantage: what a reward is compared with, a key of `ADVANTAGES`.
+        advantage: what a reward is compared with, a key of `ADVANTAGES`, or "" for what the
+            objective asks for.
 
     Raises:
         ToyalignError: for an unknown name or a number that makes no sense.
@@ -61,13 +62,13 @@ class Source:
     labels: str = "reward"
     label_noise: float = 0.0
     min_gap: float = 0.0
-    advantage: str = "baseline"
+    advantage: str = ""
 
     def __post_init__(self) -> None:
         known = {
             "data source": (self.origin, ("", "fixed", "reference", "policy")),
             "labels": (self.labels, LABELS),
-            "advantage": (self.advantage, tuple(ADVANTAGES)),
+            "advantage": (self.advantage, ("", *ADVANTAGES)),
         }
         for what, (given, names) in known.items():
             if given not in names:
@@ -115,6 +116,7 @@ class Collector:
     ):
         self._world, self._streams, self._needs = world, streams, needs
         self._kind = kind = kind_of(needs)
+        self._advantage = source.advantage or "baseline"
         self._reference = reference
         self.groups = source.prompts or world.contexts
         if self.groups % world.contexts:
@@ -127,7 +129,7 @@ class Collector:
                 f"minibatch={source.minibatch} does not divide the {self.groups} prompts of a "
                 "collection"
             )
-        if kind in ("pairs", "demonstrations") and not source.exact and source.origin != "fixed":
+        if kind in ("pairs", "labelled", "demonstrations") and not source.exact and source.origin != "fixed":
             if source.responses < 2:
                 raise ToyalignError("pairs need at least 2 responses per prompt, not 1")
         if kind == "distributions":
@@ -177,7 +179,7 @@ class Collector:
         if source.exact:
             if self._kind == "samples":
                 return exact_samples(
-                    world, behaviour, self._needs, source.responses, source.advantage
+                    world, behaviour, self._needs, source.responses, self._advantage
                 )
             pairs = exact_pairs(world, behaviour, source.labels, source.label_noise)
         else:
@@ -186,12 +188,27 @@ class Collector:
                 world, probabilities, self.groups, source.responses, self._streams
             )
             if self._kind == "samples":
-                rows = sampled_samples(world, probabilities, cells, self._needs, source.advantage)
+                rows = sampled_samples(world, probabilities, cells, self._needs, self._advantage)
                 return replace(rows, behaviour=behaviour)
             pairs = sampled_pairs(
                 world, cells, source.labels, source.label_noise, source.min_gap, self._streams
             )
-        return pairs if self._kind == "pairs" else winners(pairs)
+        return self._as_asked(pairs)
+
+    def _as_asked(self, pairs: Rows) -> Rows:
+        """Pairs in the form that the loss takes, with the rewards that it asks for."""
+        if self._kind == "demonstrations":
+            return winners(pairs)
+        if self._kind == "labelled":
+            return labelled(pairs)
+        assert pairs.cells is not None
+        rewards = self._world.rewards.expand(self._world.runs, -1)
+        values = {
+            f"{side}rewards": rewards.gather(1, cells.expand(len(rewards), -1))
+            for side, cells in zip(pairs.sides, pairs.cells.unbind(1), strict=True)
+            if f"{side}rewards" in self._needs
+        }
+        return replace(pairs, values=values)
 
     def _own(self) -> Rows:
         """The problem's own pairs or demonstrations, or `groups` draws of them."""
@@ -205,14 +222,15 @@ class Collector:
         else:
             whole, uniforms = own_pairs(world, source.label_noise), partial(self._uniform, "labels")
         if source.exact:
-            return whole
+            return whole if self._kind == "demonstrations" else self._as_asked(whole)
         picks = draw(whole.weight.expand(world.runs, -1), uniforms())
         cells = picks.unsqueeze(1)
         if whole.cells is not None:
             wide = cells.expand(-1, len(whole.sides), -1)
             cells = whole.cells.expand(world.runs, -1, -1).gather(2, wide)
         weight = whole.weight.new_full((1, self.groups), 1 / self.groups)
-        return Rows(weight, cells, whole.sides)
+        drawn = Rows(weight, cells, whole.sides)
+        return drawn if self._kind == "demonstrations" else self._as_asked(drawn)
 
     def _uniform(self, purpose: str) -> Tensor:
         return torch.from_numpy(self._streams.uniforms(purpose, self.groups))
@@ -222,3 +240,12 @@ def winners(pairs: Rows) -> Rows:
     """The chosen side of each pair, as demonstrations (supervised fine-tuning on the winners)."""
     assert pairs.cells is not None
     return Rows(pairs.weight, pairs.cells[:, :1], ("",))
+
+
+def labelled(pairs: Rows) -> Rows:
+    """Both sides of each pair as single responses, the chosen one labelled as desirable."""
+    assert pairs.cells is not None
+    halves = pairs.weight.repeat_interleave(2, 1) / 2
+    cells = pairs.cells.transpose(1, 2).flatten(1).unsqueeze(1)
+    labels = pairs.weight.new_tensor([1.0, 0.0]).repeat(pairs.count)[None]
+    return Rows(halves, cells, values={"labels": labels})
