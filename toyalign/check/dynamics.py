@@ -1,0 +1,202 @@
+"""Probes that train: where the mass goes, how fast, how far, and from which data."""
+
+import numpy as np
+from scipy.special import log_softmax
+
+from toyalign import measures
+from toyalign.check.subject import NotApplicable, Subject
+from toyalign.check.training import EIGHT_ARMS, REWARDS, train, usual_source
+from toyalign.optimisers import Adam
+from toyalign.policies.features import Features
+from toyalign.policies.tabular import Tabular
+from toyalign.problems.bandit import Bandit, adjacent_arms
+from toyalign.problems.sources import Source
+
+# Adam moves all losses alike at first; its epsilon leaves alone what no gradient reaches.
+_OPTIMISER = Adam(eps=1e-4)
+_RARE, _LIKELY = 0.02, 0.86
+
+
+def displacement(subject: Subject) -> tuple[float, str]:
+    """Change of the chosen answer's log-prob where neighbouring arms share features."""
+    traj = train(
+        subject.card,
+        adjacent_arms(spread=0.5),
+        policy=Features(1.5),
+        steps=200,
+        lr=0.03,
+        optimiser=_OPTIMISER,
+        seeds=8,
+        marks=2,
+    )
+    ((chosen, rejected),) = traj.pairs
+    moved = np.exp(traj.log_probs[-1, :, 0]) - np.exp(traj.log_probs[0, :, 0])
+    gain = moved.mean(0)
+    where = int(gain.argmax())
+    who = {chosen: "the chosen answer", rejected: "the rejected answer"}.get(
+        where, f"arm {where}, which is neither answer"
+    )
+    logps = traj.pair_logps()[0]
+    change = float((logps[-1] - logps[0]).mean())
+    return change, f"most mass, {gain[where]:+.2f}, went to {who} (mean of 8 starts)"
+
+
+def relocation(subject: Subject) -> tuple[float, str]:
+    """Steps to move the mass from a likely to a rare arm, over steps for the way back."""
+    away, back = (_steps_to_half(subject, start) for start in (_RARE, _LIKELY))
+    if np.isinf(back):
+        raise NotApplicable("in 2000 steps the mass reaches neither a rare nor a likely arm")
+    if np.isinf(away):
+        return float("inf"), f"a rare arm is not found in 2000 steps; the way back takes {back:.0f}"
+    how = "covers: rare arms are found as fast" if away < 3 * back else "seeks: rare arms wait"
+    return away / back, f"{away:.0f} steps to a rare arm, {back:.0f} to a likely one: {how}"
+
+
+def _steps_to_half(subject: Subject, start: float) -> float:
+    """SGD steps until the wanted arm has half of the mass, from a start of little or of much.
+
+    On the way to a likely arm, another one has a little more mass to begin with.
+    """
+    other = _LIKELY + _RARE - start
+    wanted, rest = (start, other) if start < 0.5 else (0.44, 0.44)
+    reference = np.array([wanted, rest, *[(1 - wanted - rest) / 4] * 4])
+    problem = Bandit(
+        reference=reference,
+        rewards=np.eye(6)[0],
+        target=np.array([0.9, *[0.02] * 5]),
+        pairs=[(0, 1)],
+        name="two arms",
+    )
+    settings = {"policy": Tabular(), "seeds": 1, "steps": 2000, "marks": 60}
+    traj = train(subject.card, problem, lr=_first_step(subject), **settings)
+    mass = np.exp(traj.log_probs[:, :, 0, 0])
+    return float(measures.steps_to(traj.steps, mass, 0.5)[0])
+
+
+def _first_step(subject: Subject, size: float = 0.05) -> float:
+    """A learning rate at which the first step on an even bandit moves a logit by `size` nats."""
+    problem = Bandit(
+        reference=np.full(6, 1 / 6),
+        rewards=np.eye(6)[0],
+        target=np.array([0.9, *[0.02] * 5]),
+        pairs=[(0, 1)],
+        name="even arms",
+    )
+    traj = train(subject.card, problem, policy=Tabular(), steps=1, lr=1e-3, marks=2)
+    moved = np.abs(traj.log_probs[1] - traj.log_probs[0]).max()
+    if not moved > 0:
+        raise NotApplicable("the first step moves nothing")
+    return float(1e-3 * size / moved)
+
+
+def tilted_reference(subject: Subject) -> tuple[float, str]:
+    """Distance of where training ends to the nearest π_ref·exp(R/β), on exact preferences."""
+    if subject.card.kind == "distributions":
+        raise NotApplicable("its target is a distribution, not a reward")
+    source = Source("reference", labels="bradley_terry")
+    if subject.card.kind == "samples" or "reference" not in subject.card.sources:
+        source = usual_source(subject.card)
+    traj = train(
+        subject.card,
+        EIGHT_ARMS,
+        policy=Tabular(),
+        source=source,
+        steps=800,
+        lr=0.05,
+        optimiser=_OPTIMISER,
+        seeds=2,
+        marks=2,
+    )
+    betas = np.geomspace(0.01, 30, 300)
+    reference = traj.reference[:, 0]  # [run, action]
+    tilted = reference[None] + REWARDS / betas[:, None, None]
+    tilted = log_softmax(tilted, axis=-1)
+    distance = measures.total_variation(traj.log_probs[-1, :, 0], tilted).mean(1)
+    best = int(distance.argmin())
+    return float(distance[best]), f"after 800 steps of Adam, nearest at β = {betas[best]:.2g}"
+
+
+def drift(subject: Subject) -> tuple[float, str]:
+    """KL to the reference when responses beat the reference's in 60 % of comparisons."""
+    if subject.card.kind == "distributions":
+        raise NotApplicable("its target is a distribution, not a reward")
+    source = Source("reference", labels="bradley_terry")
+    if subject.card.kind == "samples" or "reference" not in subject.card.sources:
+        source = usual_source(subject.card)
+    traj = train(
+        subject.card,
+        EIGHT_ARMS,
+        policy=Tabular(),
+        source=source,
+        steps=400,
+        lr=0.02,
+        optimiser=_OPTIMISER,
+        seeds=2,
+        marks=40,
+    )
+    policy, reference = np.exp(traj.log_probs[:, :, 0]), np.exp(traj.reference[:, 0])
+    beats = 0.5 * (1 + np.sign(REWARDS[:, None] - REWARDS[None]))
+    wins = np.einsum("mra,ab,rb->mr", policy, beats, reference).mean(1)
+    kl = measures.kl(traj.log_probs[:, :, 0], traj.reference[:, 0]).mean(1)
+    if not (wins >= 0.6).any():
+        raise NotApplicable(f"it wins at most {wins.max():.0%} of comparisons in 400 steps")
+    at = int((wins >= 0.6).argmax())
+    share = (0.6 - wins[at - 1]) / (wins[at] - wins[at - 1])
+    value = kl[at - 1] + share * (kl[at] - kl[at - 1])
+    return float(value), "KL(π‖π_ref) on eight arms; less is closer to the reference"
+
+
+def data_source(subject: Subject) -> tuple[float, str]:
+    """Expected reward reached with the policy's own data, less that with the reference's."""
+    card = subject.card
+    if card.kind == "distributions" or not {"reference", "policy"} <= set(card.sources):
+        raise NotApplicable("its data comes from one place only")
+    ends = []
+    for source in (Source("reference"), Source("policy", reuse=20), Source("policy")):
+        traj = train(
+            card,
+            EIGHT_ARMS,
+            policy=Tabular(),
+            source=source,
+            steps=200,
+            lr=0.03,
+            optimiser=_OPTIMISER,
+            seeds=2,
+            marks=2,
+        )
+        ends.append(measures.expected_reward(traj.final[:, 0], REWARDS).mean())
+    offline, stale, fresh = ends
+    return float(fresh - offline), (
+        f"reward {offline:.2f} offline, {stale:.2f} stale (renewed every 20 steps), {fresh:.2f} "
+        "on-policy, after 200 steps"
+    )
+
+
+def stable_steps(subject: Subject) -> tuple[float, str]:
+    """Largest first step, in nats of a logit, from which SGD still ends below its first loss."""
+    card = subject.card
+    base = _first_step(subject, 1.0)
+    sizes = np.geomspace(0.01, 100, 13)
+    traj = train(
+        card,
+        EIGHT_ARMS,
+        policy=Features(1.0),
+        source=usual_source(card),
+        lr=[float(base * size) for size in sizes],
+        steps=60,
+        seeds=2,
+        marks=2,
+    )
+    # The value of a policy-gradient loss says nothing; its reward does.
+    falls = traj.loss
+    if card.kind == "samples":
+        falls = -measures.expected_reward(traj.log_probs[:, :, 0], REWARDS)
+    fine = ((falls[-1] < falls[0]) & ~traj.diverged).reshape(len(sizes), -1).all(1)
+    if not fine[0]:
+        return 0.0, "even a first step of 0.01 nats does not lower the loss"
+    first_bad = len(sizes) if fine.all() else int((~fine).argmax())
+    return float(sizes[first_bad - 1]), (
+        "largest first step of SGD, 60 steps"
+        if first_bad < len(sizes)
+        else "all first steps up to 100 nats, 60 steps"
+    )

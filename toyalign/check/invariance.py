@@ -1,0 +1,270 @@
+"""Contracts on what must not matter: other rows, padding, the call itself, a common constant."""
+
+import random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toyalign.check.held import with_held
+from toyalign.check.points import Tensors, random_tensors
+from toyalign.check.subject import Broken, NotApplicable, Subject, counted
+from toyalign.glossary import GLOSSARY, is_learned, parts
+
+_CLOSE = 1e-9
+
+
+def rows(subject: Subject) -> str:
+    """A row's value and gradient depend on that row alone, whatever its place."""
+    runs, count = 3, 5
+    tensors = random_tensors(subject.needs, subject.seed, runs=runs, rows=count, apart=1.0)
+    together, grads = subject.total(tensors), subject.gradients(tensors)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    moved = subject.total(_pick(tensors, order))
+    if _off(moved, together[:, order]) > _CLOSE:
+        raise Broken("another order of the rows gives other values")
+    for run in range(runs):
+        for row in range(count):
+            alone = _pick(_pick(tensors, torch.tensor([run]), axis=0), torch.tensor([row]))
+            value, own = subject.total(alone), subject.gradients(alone)
+            if _off(value, together[run : run + 1, row : row + 1]) > _CLOSE:
+                raise Broken(
+                    f"a row's value is {_number(value)} alone and "
+                    f"{_number(together[run, row])} beside {runs * count - 1} others"
+                )
+            for name, grad in own.items():
+                if _off(grad, grads[name][run : run + 1, row : row + 1]) > _CLOSE:
+                    raise Broken(
+                        f"a row's gradient by {name} is {_number(grad)} alone and "
+                        f"{_number(grads[name][run, row])} beside {runs * count - 1} others: the "
+                        "values of other rows depend on it"
+                    )
+    return f"{runs * count} rows alone and together, in two orders"
+
+
+def mask(subject: Subject) -> str:
+    """Padding changes nothing, and every token of the response counts."""
+    if not subject.has_tokens:
+        raise NotApplicable("it sees no tokens")
+    sides = {parts(name)[1] for name in subject.needs if "token" in GLOSSARY[name].axes}
+    needs = [*subject.needs, *(f"{s}mask" for s in sides if f"{s}mask" not in subject.needs)]
+    whole = random_tensors(needs, subject.seed, apart=0.05)
+    inside = {side: whole[f"{side}mask"] > 0 for side in sides}
+    _under_the_mask(subject, whole, inside)
+    _every_token(subject, whole, inside)
+    for side, (before, after) in {"right": (0, 3), "left": (3, 0)}.items():
+        padded = {
+            name: _pad(value, name, before, after) if _on_tokens(name, value) else value
+            for name, value in whole.items()
+        }
+        if _off(_row_sums(subject, padded), _row_sums(subject, whole)) > _CLOSE:
+            raise Broken(f"three more padding positions on the {side} change the value")
+    return "other numbers under the mask, three more paddings left and right, each token moved"
+
+
+def _on_tokens(name: str, value: Tensor) -> bool:
+    """Whether there is a token axis; `log_probs` has one beside `token_logps`."""
+    return "token" in GLOSSARY[name].axes or value.ndim == 4
+
+
+def _pad(value: Tensor, name: str, before: int, after: int) -> Tensor:
+    """More positions on the token axis: no token there, and unremarkable numbers."""
+    filling = 0.0 if parts(name)[2] == "mask" else -1.0
+    trailing = (0, 0) * (value.ndim == 4)
+    return torch.nn.functional.pad(value, (*trailing, before, after), value=filling)
+
+
+def _own(subject: Subject, tensors: Tensors) -> Tensors:
+    return {name: tensors[name] for name in subject.needs}
+
+
+def _row_sums(subject: Subject, tensors: Tensors) -> Tensor:
+    """The value of each row, tokens summed, by a mask that the loss may not have asked for."""
+    loss = counted(subject.values(_own(subject, tensors)), tensors)
+    return loss.sum(-1) if loss.ndim == 3 else loss
+
+
+def _under_the_mask(subject: Subject, whole: Tensors, inside: Tensors) -> None:
+    before = _row_sums(subject, whole)
+    for filling in (0.0, -7.0, -500.0):
+        changed = dict(whole)
+        for name, value in whole.items():
+            _, side, quantity = parts(name)
+            if quantity == "token_logps":
+                changed[name] = torch.where(inside[side], value, filling)
+            elif quantity == "log_probs" and value.ndim == 4:
+                other = torch.log_softmax(value * (1 + filling / 500), -1)
+                changed[name] = torch.where(inside[side].unsqueeze(-1), value, other)
+        after = _row_sums(subject, changed)
+        if not torch.isfinite(after).all() or _off(after, before) > _CLOSE:
+            raise Broken(
+                f"a log-prob of {filling:g} under the mask changes the value from "
+                f"{_number(before)} to {_number(after)}"
+            )
+        leaves = {name: changed[name].clone().requires_grad_() for name in subject.learned}
+        total = _row_sums(subject, {**changed, **leaves}).sum()
+        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        for name, grad in zip(leaves, grads, strict=True):
+            side = parts(name)[1]
+            if grad is not None and grad.ndim > 2 and side in inside:
+                outside = grad[~inside[side]]
+                if not bool((outside == 0).all()):
+                    raise Broken(f"{name} has a gradient under the mask: {_number(outside)}")
+
+
+def _every_token(subject: Subject, whole: Tensors, inside: Tensors) -> None:
+    before = _row_sums(subject, whole)
+    for name in subject.learned:
+        _, side, quantity = parts(name)
+        if quantity != "token_logps":
+            continue
+        counts = torch.stack(
+            [
+                (_row_sums(subject, _nudged(whole, name, position)) != before)
+                for position in range(whole[name].shape[2])
+            ],
+            -1,
+        )
+        some = counts.any(-1, keepdim=True)
+        missed = inside[side] & some & ~counts
+        if not some.any():
+            raise Broken(f"no token of {name} changes the value")
+        if missed.any():
+            run, row, position = missed.nonzero()[0].tolist()
+            length = int(inside[side][run, row].sum())
+            raise Broken(f"token {position + 1} of {length} in {name} changes nothing")
+
+
+def _nudged(whole: Tensors, name: str, position: int) -> Tensors:
+    value = whole[name].clone()
+    value[..., position] -= 0.01
+    return {**whole, name: value}
+
+
+def purity(subject: Subject) -> str:
+    """The loss changes nothing, remembers nothing, draws nothing, and keeps its precision."""
+    tensors = random_tensors(subject.needs, subject.seed, apart=1.0)
+    copies = {name: value.clone() for name, value in tensors.items()}
+    state = _global_state()
+    first = subject.total(tensors)
+    _differ_from(tensors, copies)
+    subject.gradients(random_tensors(subject.needs, subject.seed + 7, rows=3, apart=1.0))
+    second = subject.total(tensors)
+    _differ_from(tensors, copies)
+    if not torch.equal(first, second):
+        raise Broken(f"the same input gives {_number(first)} first and {_number(second)} later")
+    if _global_state() != state:
+        raise Broken("it changes a global random state or default")
+    for dtype in (torch.float32, torch.float64):
+        given = random_tensors(subject.needs, subject.seed, apart=1.0, dtype=dtype)
+        got = subject.values(given).dtype
+        if got != dtype:
+            name = str(dtype).removeprefix("torch.")
+            raise Broken(f"{name} goes in and {str(got).removeprefix('torch.')} comes out")
+    _full_precision(subject, tensors)
+    return "inputs untouched, same twice, float32 and float64 kept"
+
+
+def _differ_from(tensors: Tensors, copies: Tensors) -> None:
+    for name, copy in copies.items():
+        if not torch.equal(tensors[name], copy):
+            raise Broken(f"it changes its input {name} in place")
+
+
+def _global_state() -> tuple[object, ...]:
+    name, key, *rest = np.random.get_state()  # noqa: NPY002
+    torch_state = tuple(torch.get_rng_state().tolist())
+    modes = (torch.get_default_dtype(), torch.is_grad_enabled())
+    return (name, tuple(key), *rest, random.getstate(), torch_state, modes)
+
+
+def _full_precision(subject: Subject, tensors: Tensors) -> None:
+    """A change of 1e-7 nats is seen as a thousandth of a change of 1e-4 is."""
+    generator = torch.Generator().manual_seed(subject.seed)
+    ways = {
+        name: torch.randn(tensors[name].shape, generator=generator, dtype=torch.float64)
+        for name in subject.learned
+    }
+    for without_grad in (True, False):
+        held = with_held(subject.total, tensors, without_grad)
+        here = held(tensors)
+        coarse, fine = (
+            (held({**tensors, **{k: tensors[k] + step * way for k, way in ways.items()}}) - here)
+            / step
+            for step in (1e-4, 1e-7)
+        )
+        scale = coarse.abs().max()
+        off = (coarse - fine).abs().median() / scale.clamp(min=1e-30)
+        noise = 1e-15 * here.abs().max() / 1e-7 / scale.clamp(min=1e-30)
+        if off <= 0.02 + noise:
+            return
+    raise Broken(
+        "in float64 the value does not follow a change of 1e-7 nats: something inside is computed "
+        "in a lower precision"
+    )
+
+
+def reference(subject: Subject) -> str:
+    """Policy and reference enter through their ratio, and the reference does enter."""
+    sides = {
+        parts(name)[1]
+        for name in subject.learned
+        if f"ref_{name}" in subject.needs and parts(name)[2] != "log_probs"
+    }
+    if not sides:
+        raise NotApplicable("it compares no response with a reference")
+    tensors = random_tensors(subject.needs, subject.seed, apart=0.7)
+    before = subject.gradients(tensors)
+    for side in sorted(sides):
+        constant = {"": -0.9, "chosen_": -1.3, "rejected_": -0.6}[side]
+        shifted = dict(tensors)
+        for name in tensors:
+            prefix, own, quantity = parts(name)
+            if own == side and prefix in ("", "ref_", "old_") and "logps" in quantity:
+                each = tensors[name].shape[2] if quantity == "token_logps" else 1
+                shifted[name] = tensors[name] + constant / each
+        after = subject.gradients(shifted)
+        for name, grad in after.items():
+            if _off(grad, before[name]) > 1e-7:
+                raise Broken(
+                    f"adding {constant:g} nats to the {side.rstrip('_') or 'response'} log-prob of "
+                    f"policy and reference alike changes the gradient by {name} from "
+                    f"{_number(before[name])} to {_number(grad)}"
+                )
+    _reference_matters(subject, tensors)
+    return "adding a constant to policy and reference alike leaves the gradient as it was"
+
+
+def _reference_matters(subject: Subject, tensors: Tensors) -> None:
+    value, grads = subject.total(tensors), subject.gradients(tensors)
+    for name in subject.needs:
+        if not name.startswith("ref_") or not is_learned(name.removeprefix("ref_")):
+            continue
+        other = {**tensors, name: tensors[name] - 0.5}
+        same = torch.equal(subject.total(other), value) and all(
+            torch.equal(grad, grads[leaf]) for leaf, grad in subject.gradients(other).items()
+        )
+        if same:
+            raise Broken(f"{name} changes neither the value nor the gradient")
+
+
+def _pick(tensors: Tensors, index: Tensor, axis: int = 1) -> Tensors:
+    """Some rows (axis 1) or runs (axis 0) of every tensor."""
+    return {
+        name: value.index_select(axis, index)
+        if axis == 0 or GLOSSARY[name].axes[1] == "row"
+        else value
+        for name, value in tensors.items()
+    }
+
+
+def _off(one: Tensor, other: Tensor) -> float:
+    """Largest difference, relative to the largest entry; infinite if anything is not finite."""
+    scale = max(one.abs().max().item(), other.abs().max().item(), 1e-30)
+    off = (one - other).abs().max().item() / scale
+    return off if off == off else float("inf")
+
+
+def _number(value: Tensor) -> str:
+    """The first entry, in few digits."""
+    return f"{value.reshape(-1)[0].item():.6g}"

@@ -1,0 +1,90 @@
+"""What a loss asks for: the push on a response, −dL/d(its log-probability).
+
+Positive means that a small step raises the response.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toyalign.check.points import Tensors
+from toyalign.check.subject import Subject
+from toyalign.objectives.coefficients import compose
+
+TOKENS = 3
+REACH = 6.0  # nats: how far from the reference the plane of log-ratios is searched
+
+
+@dataclass(frozen=True)
+class Pushes:
+    """What a loss asks for at some rows, [row] each."""
+
+    chosen: Tensor
+    rejected: Tensor
+
+
+def pushes(
+    subject: Subject,
+    ratios: dict[str, Tensor],
+    level: float = -6.0,
+    old: float = 0.0,
+    data: Mapping[str, Tensor] | None = None,
+    tokens: int = TOKENS,
+) -> dict[str, Tensor]:
+    """The push on each side's response, [row], all of whose tokens are equally likely.
+
+    Args:
+        subject: the loss.
+        ratios: by side, the log-ratio to the reference of each row, nats, [row].
+        level: log-probability of each response under the reference, nats.
+        old: log-ratio of the policy to the policy that drew the responses, nats.
+        data: rewards, advantages, labels, [row]; where missing, what a good response has.
+        tokens: tokens of each response.
+    """
+    sides = list(ratios)
+    count = len(next(iter(ratios.values())))
+    one = torch.ones(1, count, dtype=torch.float64)
+    masks = {side: one.unsqueeze(-1).expand(1, count, tokens) for side in ("", *sides)}
+    column = torch.zeros(1, 1, dtype=torch.float64)
+    given = {
+        "chosen_rewards": one,
+        "rejected_rewards": 0 * one,
+        "rewards": one,
+        "advantages": one,
+        "labels": one,
+        "best_weights": one,
+        "kl_estimate": column,
+        "mean_log_ratio": column,
+        **{name: value[None] for name, value in (data or {}).items()},
+    }
+
+    def build(*leaves: Tensor) -> Tensors:
+        made = {}
+        for side, leaf in zip(sides, leaves, strict=True):
+            spread = (leaf / tokens).unsqueeze(-1).expand(1, count, tokens)
+            made[side] = spread + level / tokens
+            made[f"ref_{side}"] = torch.full_like(spread, level / tokens)
+            made[f"old_{side}"] = (made[side] - old / tokens).detach()
+            for prefix in ("prompted_", "ref_prompted_"):
+                made[prefix + side] = made[f"ref_{side}"]
+        for prefix in ("", "ref_"):  # beside a pair: a response of the reference
+            made.setdefault(prefix, made[f"ref_{sides[0]}"])
+        return compose(subject.needs, made, masks, given)
+
+    leaves = [ratio.double()[None] for ratio in ratios.values()]
+    grads = subject.row_gradients(build, leaves)
+    return {side: -grad[0] for side, grad in zip(sides, grads, strict=True)}
+
+
+def plane(subject: Subject, points: int = 25) -> tuple[Tensor, Tensor, Pushes]:
+    """The pushes of a pair loss on a grid over the plane of log-ratios.
+
+    Returns:
+        The log-ratios of the chosen and of the rejected answer, and the pushes, [point] each.
+    """
+    line = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
+    chosen, rejected = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
+    found = pushes(subject, {"chosen_": chosen, "rejected_": rejected}, level=-12.0)
+    return chosen, rejected, Pushes(found["chosen_"], found["rejected_"])
