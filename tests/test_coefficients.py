@@ -6,7 +6,8 @@ import torch
 
 import toyalign as ta
 from toyalign.objectives import get_objective
-from toyalign.objectives.coefficients import is_trainable, push, push_on_pair
+from toyalign.glossary import is_learned
+from toyalign.objectives.coefficients import push, push_on_pair
 
 
 def test_dpo_pushes_both_answers_with_one_size():
@@ -39,9 +40,9 @@ def test_rewards_have_no_place_in_the_plane():
 
 
 def test_only_the_policys_log_probabilities_are_trainable():
-    assert is_trainable("chosen_token_logps") and is_trainable("log_probs")
+    assert is_learned("chosen_token_logps") and is_learned("log_probs")
     fixed = ("ref_logps", "old_token_logps", "target_log_probs", "rewards", "lengths", "mask")
-    assert not any(is_trainable(name) for name in fixed)
+    assert not any(is_learned(name) for name in fixed)
 
 
 def test_an_input_that_the_loss_ignores_gets_no_push():

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "toyalign.simulate": ("simulate",),
+    "toyalign.check": ("check",),
     "toyalign.plan": ("log_spaced",),
     "toyalign.records": ("DivergenceWarning",),
     "toyalign.trajectory": ("Trajectory",),

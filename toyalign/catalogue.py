@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from toyalign.errors import ToyalignError
@@ -14,6 +15,8 @@ from toyalign.glossary import GLOSSARY, KINDS
 from toyalign.objectives import OBJECTIVES, SOURCES, Objective, get_objective
 from toyalign.policies import POLICIES
 from toyalign.problems import PROBLEMS
+from toyalign.relatives import relatives
+from toyalign.words import gradient_in_words
 
 NEXT = (
     "next: toyalign explain dpo, toyalign run dpo dpop sft, or toyalign run your_file.py:your_loss"
@@ -76,6 +79,15 @@ def explanation(name: str) -> str:
             for tensor, push in card.expects.items()
         ]
         lines.append(f"A descent step pushes: {', '.join(pushes)}.")
+    for title, sentences in (
+        ("Its gradient, measured at the defaults:", gradient_in_words(card)),
+        ("Its relatives:", relatives(card)),
+    ):
+        lines += [title] if sentences else []
+        for sentence in sentences:
+            lines += wrap(sentence, 100, initial_indent="  ", subsequent_indent="    ")
+    for contract, reason in card.exceptions.items():
+        lines += wrap(f"Breaks the contract {contract} by design: {reason}.", 100)
     if card.paper:
         lines.append(f"Ties: {card.tie or 'none; the loss has no kinks'}.")
         lines += [f"Paper: {card.paper}.", f"Equation: {card.equation}."]

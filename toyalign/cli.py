@@ -1,4 +1,4 @@
-"""The command line: `toyalign list`, `explain`, `run`, `study` and `doctor`.
+"""The command line: `toyalign list`, `explain`, `run`, `check`, `study` and `doctor`.
 
 Each command is a dataclass, whose fields are the options and whose docstrings are the help, and a
 function that does the work. Everything heavy is imported where it is used, so that
@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
@@ -40,6 +41,7 @@ ABOUT = """\
 A wind tunnel for alignment losses: see where a loss function moves the probability.
 `toyalign COMMAND --help` explains a command; `toyalign --version` says which version this is."""
 PLOT_SUFFIXES = (".svg", ".png", ".pdf")
+REPORT_SUFFIXES = (".html", ".md", ".json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,8 +127,11 @@ class Explain:
 
 def explain(options: Explain) -> None:
     """`toyalign explain NAME`."""
+    import torch
+
     from toyalign.catalogue import explanation
 
+    torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
     if not options.name:
         raise ToyalignError("explain what? `toyalign explain dpo`; `toyalign list` shows the names")
     print(explanation(options.name))
@@ -203,13 +208,7 @@ def run(options: Run, cards: Sequence["Objective"]) -> None:
         import pandas as pd
 
         frame = pd.concat([trajectory.to_frame() for trajectory in trajectories])
-        part = options.csv.with_name(f".{options.csv.name}.part")
-        try:
-            frame.to_csv(part, index=False)
-            part.replace(options.csv)
-        finally:
-            part.unlink(missing_ok=True)
-        print(f"written: {options.csv}")
+        _write(options.csv, frame.to_csv(index=False))
     if options.plot:
         from toyalign.plotting import plot_runs, save_figure
 
@@ -264,6 +263,17 @@ def _simulate(options: Run, cards: Sequence["Objective"]) -> list["Trajectory"]:
     return trajectories
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and say so."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"written: {path}")
+
+
 def _one_or_list(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else list(values)
 
@@ -276,6 +286,71 @@ def _changed(thing: Any, what: str, changes: Mapping[str, Any]) -> Any:
         if name not in known:
             raise ToyalignError(f"{what} has no {name}: leave --{name.replace('_', '-')} out")
     return replace(thing, **given) if given else thing
+
+
+@dataclass(frozen=True)
+class Check:
+    """Hold a loss to its contracts, and measure it beside SFT and DPO.
+
+    Exit status 0 if every contract holds, 1 if one is broken, 2 if the loss cannot be found.
+    """
+
+    name: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+    ] = ""
+    """path/to/file.py:function, or a name from `toyalign list`."""
+    contracts: bool = False
+    """Only the contracts, which take a second or two; no probes."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Only these contracts and probes."""
+    same_as: Annotated[Word, tyro.conf.arg(help_behavior_hint="")] = ""
+    """Also compare value, gradient and trajectories with this built-in loss."""
+    report: File = None
+    """Write the report into this .html, .md or .json file."""
+    seed: Whole = 0
+    """Of the points and problems at which the loss is looked at."""
+    list: bool = False
+    """Say what the contracts and the probes are, and check nothing."""
+
+
+def check(options: Check) -> None:
+    """`toyalign check NAME`."""
+    import torch
+
+    from toyalign.catalogue import blame
+    from toyalign.check import check as check_loss
+    from toyalign.check.report import described
+
+    if options.list:
+        print(described())
+        return
+    if not options.name:
+        raise ToyalignError("check what? `toyalign check my_loss.py:my_loss`, or a built-in's name")
+    check_target(options.report, REPORT_SUFFIXES)
+    torch.set_num_threads(1)
+    with blame(options.name):
+        report = check_loss(
+            options.name,
+            contracts=options.contracts,
+            only=options.only,
+            same_as=options.same_as,
+            seed=options.seed,
+            progress=_tell if sys.stderr.isatty() else lambda name: None,
+        )
+    if sys.stderr.isatty():
+        _tell("")
+    print(report)
+    if options.report:
+        from toyalign.check.card import render
+
+        _write(options.report, render(report, options.name, options.report.suffix))
+    if not report.passed:
+        raise SystemExit(1)
+
+
+def _tell(name: str) -> None:
+    """Say what is being looked at, on one line of the terminal."""
+    print(f"\r\033[K{name}", end="", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -338,6 +413,7 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
     "list": (List, show_list),
     "explain": (Explain, explain),
     "run": (Run, run),
+    "check": (Check, check),
     "study": (Study, study),
     "doctor": (Doctor, doctor),
 }

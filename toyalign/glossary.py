@@ -82,12 +82,12 @@ _TABLE = [
         "nats",
         "`token_logps` under the policy that drew the sample",
     ),
-    Term("labels", ("run", "row"), "0 or 1", "1 for a desirable response, 0 for an undesirable one"),
+    Term("labels", ("run", "row"), "0 or 1", "1 for a desirable response, 0 for an undesirable"),
     Term(
         "kl_estimate",
         ("run", "1"),
         "nats",
-        "estimate of KL(π‖π_ref) from responses to other prompts, at least 0; a constant (KTO's z₀)",
+        "KTO's z₀: estimate of KL(π‖π_ref) from responses to other prompts, ≥ 0; a constant",
     ),
     Term(
         "mean_log_ratio",

@@ -104,8 +104,10 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
             for name in card.sources
             if not (
                 name == "fixed"
-                and (card.kind == "samples"
-                    or (card.kind in ("pairs", "labelled") and not problem.pairs))
+                and (
+                    card.kind == "samples"
+                    or (card.kind in ("pairs", "labelled") and not problem.pairs)
+                )
             )
         ]
         if not usable:

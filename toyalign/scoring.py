@@ -43,7 +43,8 @@ def constants(
     for name in needs:
         _, side, quantity = parts(name)
         if name in rows.values:
-            found[name] = rows.values[name]
+            value = rows.values[name]
+            found[name] = value.expand(len(reference), *value.shape[1:])
         elif quantity in ("lengths", "mask"):
             if side not in rows.sides:
                 raise _missing(name)

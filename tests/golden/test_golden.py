@@ -1,87 +1,15 @@
 """Golden numbers: values and gradients that were computed apart from this package, in float64.
 
-The fixture is two pairs of responses with summed log-probabilities, lengths and a reference:
-
-    S_w = (-12, -14.5)     ref (-13, -13)      m_w = (8, 6)     r_w = (1, -1.5)
-    S_l = (-15, -11)       ref (-14.2, -12.5)  m_l = (10, 5)    r_l = (-0.8, 1.5)
-
-so the margins are h = r_w - r_l = (1.8, -3). A coefficient c is the derivative of the sum over both
-pairs by a summed log-probability: a step of descent raises it where c < 0. Numbers are printed to
-six decimals (or exactly) and held to half a unit of the last one.
+The fixture, two pairs of responses, is in `fixture.py`; the families have files of their own.
 """
 
 import pytest
 import torch
+from fixture import CHOSEN, HALF_UNIT, PAIRS, check, row
 from inputs import gradients
 from torch import tensor
 
 from toyalign.objectives import get_objective
-
-HALF_UNIT = 5.1e-7
-
-
-def row(*numbers: float) -> torch.Tensor:
-    """One run, [1, row]."""
-    return tensor([numbers], dtype=torch.float64)
-
-
-PAIRS = {
-    "chosen_logps": row(-12, -14.5),
-    "rejected_logps": row(-15, -11),
-    "ref_chosen_logps": row(-13, -13),
-    "ref_rejected_logps": row(-14.2, -12.5),
-    "chosen_lengths": row(8, 6),
-    "rejected_lengths": row(10, 5),
-}
-CHOSEN = {  # the chosen responses as demonstrations
-    "logps": PAIRS["chosen_logps"],
-    "ref_logps": PAIRS["ref_chosen_logps"],
-    "lengths": PAIRS["chosen_lengths"],
-}
-
-
-def check(name: str, data: dict, hyper: dict, value: tuple, **coefficients: tuple) -> None:
-    """Hold a loss to its golden values and gradients."""
-    card = get_objective(name)
-    inputs = {need: data[need] for need in card.needs}
-    assert card.fn(**inputs, **hyper)[0].tolist() == pytest.approx(value, abs=HALF_UNIT, rel=0)
-    found = gradients(card.fn, inputs, **hyper)
-    assert set(found) == set(coefficients)
-    for tensor_name, expected in coefficients.items():
-        assert found[tensor_name][0].tolist() == pytest.approx(expected, abs=HALF_UNIT, rel=0)
-
-
-# name, hyperparameters, L, c_w, c_l
-PAIRWISE = [
-    # -log s(b h): s(.18) = .544879, s(-.3) = .425557; c = -+ b s(-b h)
-    ("dpo", {"beta": 0.1}, (0.607192, 0.854355), (-0.045512, -0.057444), (0.045512, 0.057444)),
-    # (h - 5)^2 = (-3.2)^2, (-8)^2; c = +- 2 (h - 5)
-    ("ipo", {"tau": 0.1}, (10.24, 64), (-6.4, -16), (6.4, 16)),
-    # r_w/m_w - r_l/m_l = .125 + .08 and -.25 - .3; target 5; c = 2 (.. - 5) / m
-    (
-        "ipo_mean",
-        {"tau": 0.1},
-        (22.992025, 30.8025),
-        (-1.19875, -1.85),
-        (0.959, 2.22),
-    ),
-    # penalty 5 max(0, -r_w) = (0, 7.5): the argument is b (1.8, -10.5); the second chosen answer
-    # lies below its reference and is pulled 1 + 5 times as hard as the rejected one is pushed
-    (
-        "dpop",
-        {"beta": 0.1, "lam": 5.0},
-        (0.607192, 1.350058),
-        (-0.045512, -0.444465),
-        (0.045512, 0.074077),
-    ),
-    # max(0, r_l) = (0, 1.5): the first rejected answer lies below its reference and is let alone
-    ("minor_dpo", {"beta": 0.1}, (0.644397, 0.854355), (-0.047502, -0.057444), (0, 0.057444)),
-]
-
-
-@pytest.mark.parametrize(("name", "hyper", "value", "c_w", "c_l"), PAIRWISE)
-def test_pairs(name, hyper, value, c_w, c_l):
-    check(name, PAIRS, hyper, value, chosen_logps=c_w, rejected_logps=c_l)
 
 
 def test_npo():

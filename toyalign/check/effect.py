@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toyalign.check.points import Tensors
 from toyalign.check.pushes import REACH, TOKENS, plane, pushes
 from toyalign.check.subject import Broken, NotApplicable, Subject
 from toyalign.glossary import parts
+from toyalign.objectives.points import Tensors
 
 _SLACK = 1e-9  # of the largest push: smaller ones are rounding
 

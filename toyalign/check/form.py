@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from toyalign.check.held import differences, with_held
-from toyalign.check.points import Point, Tensors, at_start, far_apart, random_tensors
 from toyalign.check.subject import Broken, NotApplicable, Subject, where
 from toyalign.glossary import parts
+from toyalign.objectives.points import Point, Tensors, at_start, far_apart, random_tensors
 
 _DTYPES = (torch.float64, torch.float32)
 _SIZES = ((2, 5, 4), (1, 1, 1), (3, 1, 4), (1, 6, 2), (4, 4, 4))  # runs, rows, tokens

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from toyalign.check.points import Tensors
+from toyalign.objectives.points import Tensors
 
 _STOPS = (
     torch.Tensor.detach,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from toyalign.check.held import with_held
-from toyalign.check.points import Tensors, random_tensors
 from toyalign.check.subject import Broken, NotApplicable, Subject, counted
 from toyalign.glossary import GLOSSARY, is_learned, parts
+from toyalign.objectives.points import Tensors, random_tensors
 
 _CLOSE = 1e-9
 
@@ -145,7 +145,6 @@ def purity(subject: Subject) -> str:
     """The loss changes nothing, remembers nothing, draws nothing, and keeps its precision."""
     tensors = random_tensors(subject.needs, subject.seed, apart=1.0)
     copies = {name: value.clone() for name, value in tensors.items()}
-    state = _global_state()
     first = subject.total(tensors)
     _differ_from(tensors, copies)
     subject.gradients(random_tensors(subject.needs, subject.seed + 7, rows=3, apart=1.0))
@@ -153,6 +152,8 @@ def purity(subject: Subject) -> str:
     _differ_from(tensors, copies)
     if not torch.equal(first, second):
         raise Broken(f"the same input gives {_number(first)} first and {_number(second)} later")
+    state = _global_state()
+    subject.card.fn(**tensors, **subject.card.hyper)
     if _global_state() != state:
         raise Broken("it changes a global random state or default")
     for dtype in (torch.float32, torch.float64):

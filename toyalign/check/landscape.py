@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toyalign.check.points import random_tensors
 from toyalign.check.pushes import REACH, plane, pushes
 from toyalign.check.subject import NotApplicable, Subject
 from toyalign.check.training import train
 from toyalign.glossary import parts
+from toyalign.objectives.points import random_tensors
 from toyalign.policies.features import Features
 from toyalign.problems.bandit import adjacent_arms
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toyalign.check.points import Tensors
 from toyalign.check.subject import Subject
 from toyalign.objectives.coefficients import compose
+from toyalign.objectives.points import Tensors
 
 TOKENS = 3
 REACH = 6.0  # nats: how far from the reference the plane of log-ratios is searched

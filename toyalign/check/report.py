@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 import toyalign
-from toyalign.check.probes import Reading
+from toyalign.check.contracts import CONTRACTS
+from toyalign.check.probes import PROBES, Reading
 from toyalign.check.subject import Finding
 
 VERSION = 1
@@ -90,7 +91,7 @@ class Report:
         name = self.loss if len(self.loss) <= 12 else "this loss"
         head = ["probe", name, *self.readings[0].peers, "unit"]
         body = [
-            [r.probe, _shown(r.value), *(_shown(v) for v in r.peers.values()), r.unit]
+            [r.probe, shown(r.value), *(shown(v) for v in r.peers.values()), r.unit]
             for r in self.readings
         ]
         sizes = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
@@ -144,12 +145,24 @@ class Report:
             ]
             lines.append("| --- " * (5 + len(peers)) + "|")
             for r in self.readings:
-                numbers = " | ".join(_shown(v) for v in (r.value, *r.peers.values()))
+                numbers = " | ".join(shown(v) for v in (r.value, *r.peers.values()))
                 lines.append(
                     f"| {r.probe} | {numbers} | {r.unit} | {_cell(r.sentence)} | {r.study} |"
                 )
         versions = f"toyalign {toyalign.__version__}, torch {torch.__version__}, seed {self.seed}"
         return "\n".join([*lines, "", versions, ""])
+
+
+def described() -> str:
+    """What every contract and every probe is, for `toyalign check --list`."""
+    lines = ["CONTRACTS, which pass or fail", ""]
+    for contract in CONTRACTS.values():
+        lines += _hanging(f"  {contract.name:<17}", contract.summary)
+        lines += _hanging(" " * 19, f"Why it matters: {contract.why}.")
+    lines += ["", "PROBES, which measure", ""]
+    for probe in PROBES.values():
+        lines += _hanging(f"  {probe.name:<17}", f"{probe.summary} Unit: {probe.unit}.")
+    return "\n".join(lines)
 
 
 def _hanging(head: str, text: str) -> list[str]:
@@ -162,7 +175,8 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _shown(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A probe's number in three digits."""
     return "-" if value is None else "∞" if math.isinf(value) else f"{value:.3g}"
 
 

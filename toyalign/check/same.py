@@ -1,19 +1,51 @@
-"""Is this the same loss as a built-in one? Value, gradient and trajectories side by side."""
+"""Is this the same loss as a built-in one? Gradient, trajectories and value side by side.
 
+Training follows the gradient, so the gradient and the trajectories must agree; a value that differs
+alone is reported and accepted. Both losses are differentiated by the same leaves, the
+log-probabilities of single tokens, so a loss on tokens can be compared with one on their sums.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from toyalign.check.points import Tensors, far_apart, random_tensors
-from toyalign.check.subject import Broken, Finding, Subject
+from toyalign.check.subject import Broken, Finding, Subject, where
+from toyalign.check.training import train
 from toyalign.errors import ToyalignError
+from toyalign.glossary import SIDES, is_learned, parts
 from toyalign.objectives import get_objective
+from toyalign.objectives.coefficients import compose
+from toyalign.objectives.points import Tensors, far_apart, random_tensors
 from toyalign.policies.features import Features
 from toyalign.problems.bandit import adjacent_arms
-from toyalign.simulate import simulate
 
 _CLOSE = 1e-9
-_WHY = "a loss that is meant to be a known one must agree with it everywhere"
+_APART = 1e-6  # nats, between two trajectories
+_WHY = "a loss that is meant to be a known one must train as that one does, everywhere"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Somewhere to look at both losses.
+
+    Args:
+        where: the place in words.
+        tensors: all that either loss asks for.
+        leaves: what both are differentiated by: the policy's log-probabilities of the tokens of
+            each response, and its whole distributions.
+        masks: [run, row, token] by side.
+        sums: log-probabilities of whole responses, for the words about a row.
+    """
+
+    where: str
+    tensors: Tensors
+    leaves: Tensors
+    masks: Tensors
+    sums: Tensors
 
 
 def same_as(subject: Subject, name: str) -> Finding:
@@ -29,63 +61,118 @@ def same_as(subject: Subject, name: str) -> Finding:
             f"{known.card.kind}: they cannot be compared"
         )
     try:
-        seen = _compare(subject, known)
+        status, seen = "pass", _compare(subject, known)
     except Broken as broken:
-        return Finding(f"same as {known.card.name}", "fail", str(broken), _WHY)
-    return Finding(f"same as {known.card.name}", "pass", seen, _WHY)
+        status, seen = "fail", str(broken)
+    return Finding(f"same as {known.card.name}", status, seen, _WHY)
 
 
 def _compare(subject: Subject, known: Subject) -> str:
     needs = list(dict.fromkeys([*known.needs, *subject.needs]))
     shared = {k: v for k, v in known.card.hyper.items() if k in subject.card.hyper}
-    value = gradient = 0.0
-    places = {
-        "where policy = reference": random_tensors(needs, subject.seed, apart=0),
-        "close to the reference": random_tensors(needs, subject.seed, apart=0.3),
-        "at a random point": random_tensors(needs, subject.seed, apart=1.5),
-        "with the padding on the left": random_tensors(needs, subject.seed, apart=1.0, left=True),
-        "at log-ratios of ±100 nats": far_apart(needs, 100, 40),
-    }
-    for place, tensors in places.items():
-        ours, theirs = (_of(one, tensors) for one in (subject, known))
-        gradient = max(gradient, _gradient_gap(subject, known, ours, theirs, shared, place))
-        mine, other = _per_row(subject, ours, shared), _per_row(known, theirs, {})
+    faults: dict[str, str] = {}
+    gradient = value = 0.0
+    numbers = ""
+    for place in _places(needs, subject.seed):
+        mine, ours = _look(subject, place, shared)
+        other, theirs = _look(known, place, {})
+        for leaf, grad in ours.items():
+            off = _off(grad, theirs[leaf])
+            gradient = max(gradient, off)
+            if not off <= _CLOSE:
+                faults.setdefault(place.where, _fault(place, leaf, needs, grad, theirs[leaf]))
         off = _off(mine, other)
-        if off > _CLOSE:
-            raise Broken(
-                f"the value differs {place}: {_at(mine, other)} (its gradient is the same there)"
-            )
+        if not off <= max(value, _CLOSE):
+            numbers = f"{_at(mine, other)} {place.where}"
         value = max(value, off)
+    if faults:
+        raise Broken(_told(faults))
     path = _path_gap(subject, known, shared)
+    if numbers:
+        return (
+            f"the same gradient, to {gradient:.0e}, and the same trajectories, to {path:.0e} nats; "
+            f"the value differs ({numbers}), which training does not see"
+        )
     return f"value to {value:.0e}, gradient to {gradient:.0e}, trajectories to {path:.0e} nats"
 
 
-def _gradient_gap(
-    subject: Subject,
-    known: Subject,
-    ours: Tensors,
-    theirs: Tensors,
-    shared: dict[str, Any],
-    place: str,
-) -> float:
-    mine, other = subject.gradients(ours, **shared), known.gradients(theirs)
-    worst = 0.0
-    for name in sorted({*mine, *other}):
-        if name not in mine or name not in other:
-            only = subject if name in mine else known
-            raise Broken(f"only {only.card.name} has a gradient on {name}")
-        off = _off(mine[name], other[name])
-        if off > _CLOSE:
-            raise Broken(f"the gradient on {name} differs {place}: {_at(mine[name], other[name])}")
-        worst = max(worst, off)
-    return worst
+def _places(needs: Sequence[str], seed: int) -> list[_Place]:
+    near = partial(random_tensors, seed=seed)
+    makers: dict[str, Callable[[Sequence[str]], Tensors]] = {
+        "where policy = reference": partial(near, apart=0),
+        "close to the reference": partial(near, apart=0.3),
+        "at a random point": partial(near, apart=1.5),
+        "with the padding on the left": partial(near, apart=1.0, left=True),
+        "at log-ratios of ±100 nats": partial(far_apart, ratio=100, tokens=40),
+    }
+    learned = [name for name in needs if is_learned(name)]
+    whole = [name for name in learned if parts(name)[2] == "log_probs"]
+    sides = list(dict.fromkeys(parts(name)[1] for name in learned if name not in whole))
+    compared = [f"ref_{side}" for side in sides if any(n.startswith(f"ref_{side}") for n in needs)]
+    places = []
+    for words, make in makers.items():
+        tensors = make(needs)
+        leaves = make([f"{side}token_logps" for side in sides])
+        leaves |= {name: tensors[name] for name in whole}
+        masks = {side: make([f"{side}mask"])[f"{side}mask"] for side in SIDES}
+        sums = make([f"{whose}logps" for whose in (*sides, *compared)])
+        places.append(_Place(words, tensors, leaves, masks, sums))
+    return places
+
+
+def _look(subject: Subject, place: _Place, hyper: dict[str, Any]) -> tuple[Tensor, Tensors]:
+    """The value of each row, [run, row], and the gradient of their sum by every leaf."""
+    if not subject.learned:
+        raise Broken(f"asks only for {', '.join(subject.needs)}, nothing that the policy makes")
+    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in place.leaves.items()}
+    tokens = {side: leaves.get(f"{side}token_logps", torch.empty(0)) for side in SIDES}
+    given = {**place.tensors, **compose(subject.learned, tokens, place.masks, leaves)}
+    loss = subject.values({name: given[name] for name in subject.needs}, **hyper)
+    if loss.ndim == 3:
+        mask = place.masks[parts(subject.learned[0])[1]]
+        loss = torch.where(mask > 0, loss, torch.zeros_like(loss)).sum(-1)
+    try:
+        grads = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise Broken(f"its gradient cannot be taken: {text[:200]}") from error
+    pairs = zip(leaves.items(), grads, strict=True)
+    return loss.detach(), {
+        name: torch.zeros_like(leaf) if grad is None else grad for (name, leaf), grad in pairs
+    }
+
+
+def _fault(place: _Place, leaf: str, needs: Sequence[str], mine: Tensor, other: Tensor) -> str:
+    """On what, where and by how much the gradients differ."""
+    worst = (mine - other).nan_to_num(nan=torch.inf).abs().argmax()
+    run, row, *rest = (int(i) for i in torch.unravel_index(worst, mine.shape))
+    label, which = leaf, ""
+    if leaf not in needs:
+        label = leaf.replace("token_logps", "logps")
+    elif leaf not in place.tensors or parts(leaf)[2] == "token_logps":
+        inside = place.masks[parts(leaf)[1]][run, row]
+        token = f"token {int(inside[: rest[0] + 1].sum())} of {int(inside.sum())}"
+        which = f" ({token if inside[rest[0]] > 0 else 'padding'})"
+    return (
+        f"the gradient on {label}{which} differs {place.where}: {_at(mine, other)} "
+        f"({where(place.sums, run, row)})"
+    )
+
+
+def _told(faults: dict[str, str]) -> str:
+    """The first place where the gradients differ, and whether it is the only one."""
+    (first, fault), *others = faults.items()
+    if not others:
+        return f"{fault}; it agrees everywhere else"
+    start = "where policy = reference"
+    return f"{fault}; it agrees {start}" if first != start else fault
 
 
 def _path_gap(subject: Subject, known: Subject, shared: dict[str, Any]) -> float:
-    """The largest distance between the two trajectories, nats; 0 where neither can be run."""
+    """The largest distance between the two trajectories, nats."""
     ends = []
     for one, hyper in ((subject, shared), (known, {})):
-        traj = simulate(
+        traj = train(
             one.card,
             adjacent_arms(spread=0.5),
             policy=Features(1.5),
@@ -97,26 +184,17 @@ def _path_gap(subject: Subject, known: Subject, shared: dict[str, Any]) -> float
         )
         ends.append(torch.from_numpy(traj.log_probs))
     gap = (ends[0] - ends[1]).abs().max().item()
-    if not gap <= 1e-6:
+    if not gap <= _APART:
         raise Broken(f"after 100 steps the trajectories are {gap:.3g} nats apart")
     return gap
 
 
-def _of(subject: Subject, tensors: Tensors) -> Tensors:
-    return {name: tensors[name] for name in subject.needs}
-
-
-def _per_row(subject: Subject, tensors: Tensors, hyper: dict[str, Any]) -> torch.Tensor:
-    total = subject.total(tensors, **hyper)
-    return total.sum(-1) if total.ndim == 3 else total
-
-
-def _off(one: torch.Tensor, other: torch.Tensor) -> float:
+def _off(one: Tensor, other: Tensor) -> float:
     scale = max(one.abs().max().item(), other.abs().max().item(), 1e-30)
     return (one - other).abs().max().item() / scale
 
 
-def _at(one: torch.Tensor, other: torch.Tensor) -> str:
+def _at(one: Tensor, other: Tensor) -> str:
     """The two numbers where they differ most."""
-    worst = int((one - other).abs().argmax())
+    worst = int((one - other).nan_to_num(nan=torch.inf).abs().argmax())
     return f"{one.reshape(-1)[worst].item():.6g} instead of {other.reshape(-1)[worst].item():.6g}"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toyalign.check.points import Tensors
 from toyalign.glossary import GLOSSARY, is_learned, parts
 from toyalign.objectives import Objective
+from toyalign.objectives.points import Tensors
 
 
 class Broken(Exception):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toyalign.errors import ToyalignError
-from toyalign.glossary import is_learned, parts
+from toyalign.glossary import SIDES, is_learned, parts
 from toyalign.objectives import Objective
 
 Array = NDArray[np.float64]
@@ -87,6 +87,35 @@ def push(
         name: torch.zeros_like(leaves[name]) if grad is None else -grad
         for name, grad in zip(moving, grads, strict=True)
     }
+
+
+def push_on_tokens(
+    card: Objective,
+    answers: tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]],
+    hyper: Mapping[str, Any],
+) -> list[Tensor]:
+    """−dL/d(log-probability of each token), whatever names the loss asks for.
+
+    Args:
+        card: the objective.
+        answers: tokens, masks and data, as `compose` takes them.
+        hyper: its hyperparameters.
+
+    Returns:
+        [run, row, token] for single responses, the chosen and the rejected ones, in this order;
+        zeros where the loss has no such side.
+    """
+    tokens, masks, data = answers
+    leaves = {side: tokens[side].detach().clone().requires_grad_() for side in SIDES}
+    loss = card.fn(**compose(card.needs, {**tokens, **leaves}, masks, data), **hyper)
+    if loss.ndim == 3:  # a value per token: padding does not count
+        side = next(parts(name)[1] for name in card.needs if "token_logps" in name)
+        loss = loss * masks[side]
+    grads = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    return [
+        torch.zeros_like(leaf) if grad is None else -grad
+        for leaf, grad in zip(leaves.values(), grads, strict=True)
+    ]
 
 
 def push_on_pair(

@@ -1,7 +1,8 @@
-"""Losses on pairs, measured against a reference policy.
+"""Losses on pairs that see only the margin, measured against a reference policy.
 
 Notation: r_w and r_l are the log-ratios log π/π_ref of the chosen (w) and rejected (l) response,
-summed over tokens; h = r_w − r_l is the margin.
+summed over tokens; h = r_w − r_l is the margin. All push both answers with one and the same size,
+so both may fall while the loss improves.
 """
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from toyalign.objectives import objective
-from toyalign.shapes import Count, Hyper, Row
+from toyalign.shapes import Hyper, Row, over, tame_exp
 
 
-def _margin(
+def margin(
     chosen_logps: Tensor,
     rejected_logps: Tensor,
     ref_chosen_logps: Tensor,
@@ -46,8 +47,64 @@ def dpo(
     always won has no finite optimum. Smooth everywhere.
     """
     return -logsigmoid(
-        beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+        beta * margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     )
+
+
+@objective(
+    paper="Mitchell 2023 (conservative DPO), a note on DPO with noisy preferences",
+    equation="3 of the note",
+    expects={"chosen_logps": "up", "rejected_logps": "down"},
+)
+def cdpo(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    *,
+    beta: Hyper = 0.1,
+    eps: Hyper = 0.1,
+) -> Row:
+    """DPO that expects a share of the pairs to be labelled the wrong way round.
+
+    L = −(1 − ε)·log σ(β·h) − ε·log σ(−β·h)
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
+    Gradient: ∓β·(1 − ε − σ(β·h)): DPO's less β·ε, zero at the margin log((1 − ε)/ε)/β (22 nats by
+    default), and reversed beyond it, by design.
+    Limits: ε = 0 is `dpo`, ε = 1/2 holds every pair at the reference. Smooth everywhere.
+    Departure 1: the note leaves ε to the data; 0.1 is a common choice.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return -(1 - eps) * logsigmoid(beta * h) - eps * logsigmoid(-beta * h)
+
+
+@objective(
+    paper="Chowdhury et al. 2024 (robust DPO), arXiv 2403.00409",
+    equation="the unbiased loss for labels that are flipped with probability ε",
+    expects={"chosen_logps": "up", "rejected_logps": "down"},
+)
+def robust_dpo(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    *,
+    beta: Hyper = 0.1,
+    eps: Hyper = 0.1,
+) -> Row:
+    """DPO corrected for flipped labels: its mean over the flips is DPO's loss on the true labels.
+
+    L = [−(1 − ε)·log σ(β·h) + ε·log σ(−β·h)] / (1 − 2ε),  ε < 1/2
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
+    Gradient: ∓β·(σ(−β·h) + ε/(1 − 2ε)): DPO's and a constant push, which never stops.
+    Limits: ε = 0 is `dpo`. A single pair is driven apart for ever and its loss has no lower bound;
+    only the pairs with the other label hold it back. Smooth everywhere.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    right, wrong = -logsigmoid(beta * h), -logsigmoid(-beta * h)
+    return ((1 - eps) * right - eps * wrong) / (1 - 2 * eps)
 
 
 @objective(
@@ -73,93 +130,270 @@ def ipo(
     Limits: only the difference counts, as in DPO. Smooth everywhere.
     Departure 1: TRL averages the log-probabilities over tokens; that is `ipo_mean` here.
     """
-    margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    return (margin - 1 / (2 * tau)) ** 2
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return (h - 1 / (2 * tau)) ** 2
 
 
 @objective(
-    paper="Azar et al. 2023, arXiv 2310.12036, with the token average of TRL's DPOTrainer",
-    equation="17",
-    expects={"chosen_logps": "either", "rejected_logps": "either"},
-)
-def ipo_mean(
-    chosen_logps: Row,
-    rejected_logps: Row,
-    ref_chosen_logps: Row,
-    ref_rejected_logps: Row,
-    chosen_lengths: Count,
-    rejected_lengths: Count,
-    *,
-    tau: Hyper = 0.1,
-) -> Row:
-    """IPO on log-ratios averaged over the tokens of each answer.
-
-    L = (r_w/m_w − r_l/m_l − 1/(2τ))²
-
-    Shapes: all [run, row]; log-probabilities summed over tokens, in nats; lengths in tokens.
-    Gradient: as in `ipo`, divided by the length of each answer.
-    Limits: the same τ asks for a target m times larger than under `ipo`. Smooth everywhere.
-    """
-    chosen = (chosen_logps - ref_chosen_logps) / chosen_lengths
-    rejected = (rejected_logps - ref_rejected_logps) / rejected_lengths
-    return (chosen - rejected - 1 / (2 * tau)) ** 2
-
-
-@objective(
-    paper="Pal et al. 2024 (Smaug), arXiv 2402.13228v2",
-    equation="3 of version 2",
-    tie="at r_w = 0, where training starts, the penalty's derivative is 0: step one is DPO's",
+    paper="Liu et al. 2023 (RSO), arXiv 2309.06657",
+    equation="the hinge-norm loss",
+    tie="at β·h = 1, far from where training starts, the derivative is 0",
     expects={"chosen_logps": "up", "rejected_logps": "down"},
 )
-def dpop(
+def hinge(
     chosen_logps: Row,
     rejected_logps: Row,
     ref_chosen_logps: Row,
     ref_rejected_logps: Row,
     *,
-    beta: Hyper = 0.3,
-    lam: Hyper = 50.0,
+    beta: Hyper = 0.05,
 ) -> Row:
-    """DPO that pays whenever the chosen answer falls below the reference.
+    """Push a pair apart with constant force until its margin is wide enough.
 
-    L = −log σ(β·(h − λ·max(0, −r_w)))
+    L = max(0, 1 − β·h)
 
     Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
-    Gradient: DPO's while r_w ≥ 0; below, the pull on the chosen answer is 1 + λ times that on the
-    rejected one. Both fade together, so the protection stays λ times the push.
-    Limits: λ = 0 is DPO. With small steps the chosen total is held at the reference, not raised;
-    step sizes must be chosen for (1 + λ)·β.
-    Departure 1: version 1 of the paper bracketed the formula otherwise; this is version 2, with
-    the penalty inside σ and inside β.
+    Gradient: ∓β up to the margin 1/β (20 nats by default), nothing beyond.
+    Limits: misordered pairs are pushed no harder than others. Without the reference and its scale
+    it is the ranking term of `slic`.
+    Departure 1: the paper calls β γ.
     """
-    margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    penalty = torch.relu(ref_chosen_logps - chosen_logps)
-    return -logsigmoid(beta * (margin - lam * penalty))
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return torch.relu(1 - beta * h)
 
 
 @objective(
-    paper="Xie et al. 2024 (MinorDPO), arXiv 2408.09834",
-    equation="the loss of section 3",
-    tie="at r_l = 0, where training starts, the clamp's derivative is 1: step one is DPO's",
+    paper="Ji et al. 2024 (EXO), arXiv 2402.00856",
+    equation="16, for two responses",
     expects={"chosen_logps": "up", "rejected_logps": "down"},
 )
-def minor_dpo(
+def exo(
     chosen_logps: Row,
     rejected_logps: Row,
     ref_chosen_logps: Row,
     ref_rejected_logps: Row,
     *,
     beta: Hyper = 0.1,
+    eps: Hyper = 1e-3,
 ) -> Row:
-    """DPO that stops pressing the rejected answer once it lies below the reference.
+    """Match the pair's preference by the reverse KL divergence, which seeks one mode.
 
-    L = −log σ(β·r_w − β·max(0, r_l))
+    L = q·log(q/(1 − ε)) + (1 − q)·log((1 − q)/ε),  q = σ(β·h)
 
     Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
-    Gradient: DPO's while r_l ≥ 0; below, nothing pushes the rejected answer and the chosen one
-    rises alone, with β·σ(−β·r_w).
-    Limits: equals DPO for r_l ≥ 0, and lies above it for r_l < 0.
+    Gradient: ∓β·q·(1 − q)·(log((1 − ε)/ε) − β·h): strongest near q = 1/2, fading for pairs that are
+    badly ordered, reversed beyond the margin log((1 − ε)/ε)/β (69 nats by default), by design.
+    Limits: a pair that starts far on the wrong side is given up. `cdpo` is the same by the forward
+    KL divergence. Smooth everywhere.
+    Departure 1: one temperature β, as in TRL; the authors' code has one for the policy and one for
+    the target, and smooths by a log-target of −10.
     """
-    chosen = chosen_logps - ref_chosen_logps
-    rejected = (rejected_logps - ref_rejected_logps).clamp(min=0)
-    return -logsigmoid(beta * (chosen - rejected))
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    q, log_q, log_rest = torch.sigmoid(beta * h), logsigmoid(beta * h), logsigmoid(-beta * h)
+    share = over(eps, h)
+    return q * (log_q - torch.log1p(-share)) + (1 - q) * (log_rest - share.log())
+
+
+@objective(
+    paper="Chen et al. 2024 (NCA), arXiv 2402.05369",
+    equation="the InfoNCA loss, for two responses",
+    expects={"chosen_logps": "up", "rejected_logps": "down"},
+)
+def infonca(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    chosen_rewards: Row,
+    rejected_rewards: Row,
+    *,
+    beta: Hyper = 0.01,
+    alpha: Hyper = 1.0,
+) -> Row:
+    """DPO with soft labels: how sure a pair is follows from the gap between its rewards.
+
+    L = −p·log σ(β·h) − (1 − p)·log σ(−β·h),  p = σ((R_w − R_l)/α)
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats; α in units of reward.
+    Gradient: ∓β·(p − σ(β·h)): towards the margin (R_w − R_l)/(α·β), and back from beyond it.
+    Limits: α → 0 is `dpo`, with the higher reward chosen whatever the label says. At α = 1 the
+    optimum is the policy that maximises E[R] − β·KL(π‖π_ref). Smooth everywhere.
+    Departure 1: α is 1 here, which makes p the Bradley-Terry probability; the authors' code has
+    α = 10⁻⁴, which makes every label hard.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    p = torch.sigmoid((chosen_rewards - rejected_rewards) / alpha)
+    return -p * logsigmoid(beta * h) - (1 - p) * logsigmoid(-beta * h)
+
+
+@objective(
+    paper="Lu et al. 2024 (DiscoPOP), arXiv 2406.08414",
+    equation="5, the log-ratio modulated loss",
+    exceptions={
+        "direction": "training starts inside the interval in which the loss rises with the margin, "
+        "so that its first step favours the rejected answer (Lu et al. 2024, arXiv 2406.08414)",
+        "learns": "its valley at a negative margin, −2.4 nats by default, holds pairs that start "
+        "at the reference (Lu et al. 2024, arXiv 2406.08414)",
+    },
+    expects={"chosen_logps": "either", "rejected_logps": "either"},
+)
+def discopop(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    *,
+    beta: Hyper = 0.05,
+    tau: Hyper = 0.05,
+) -> Row:
+    """A loss that a language model found: logistic for misordered pairs, exponential for others.
+
+    L = (1 − g)·(−log σ(z)) + g·e^(−z),  z = β·h,  g = σ(z/τ)
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
+    Gradient: DPO's for pairs far on the wrong side, ∓β·e^(−z) for those on the right side; between
+    them, for z from −0.119 to 0.072 with τ = 0.05, it is reversed and the chosen answer falls.
+    Limits: the start, z = 0, lies in that interval, and pairs settle at its lower end. Smooth
+    everywhere.
+    Departure 1: g·e^(−z) is taken as one exponential, e^(log g − z), which cannot overflow for
+    τ ≤ 1; for larger τ it goes on as its tangent from an exponent of 30 nats on.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    z = beta * h
+    exponential = tame_exp(logsigmoid(z / tau) - z)
+    return torch.sigmoid(-z / tau) * -logsigmoid(z) + exponential
+
+
+@objective(
+    paper="Amini et al. 2024 (ODPO), arXiv 2402.10571",
+    equation="the ODPO loss, with the logarithm as scaling function",
+    expects={"chosen_logps": "up", "rejected_logps": "down"},
+)
+def offset_dpo(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    chosen_rewards: Row,
+    rejected_rewards: Row,
+    *,
+    beta: Hyper = 0.1,
+    alpha: Hyper = 1.0,
+) -> Row:
+    """DPO that asks for a wider margin where the rewards lie further apart.
+
+    L = −log σ(β·h − α·log(R_w − R_l))
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats; rewards in any unit.
+    Gradient: ∓β·σ(α·log(R_w − R_l) − β·h): DPO's direction, stronger for gaps above 1.
+    Limits: α = 0 is `dpo`. As there, no pair has a finite optimum: the offset shifts weight between
+    pairs. Smooth everywhere.
+    Departure 1: a gap below 10⁻⁶, or a chosen answer with the lower reward, counts as 10⁻⁶ and
+    hardly teaches; the authors' code takes the logarithm as it is.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    gap = (chosen_rewards - rejected_rewards).clamp(min=1e-6)
+    return -logsigmoid(beta * h - alpha * gap.log())
+
+
+@objective(
+    paper="Yu et al. 2024 (Sr-DPO), arXiv 2405.21040",
+    equation="12",
+    expects={"chosen_logps": "up", "rejected_logps": "down"},
+)
+def sr_dpo(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    prompted_chosen_logps: Row,
+    prompted_rejected_logps: Row,
+    ref_prompted_chosen_logps: Row,
+    ref_prompted_rejected_logps: Row,
+    *,
+    beta: Hyper = 0.1,
+    lam: Hyper = 0.5,
+) -> Row:
+    """DPO that asks more of a pair whose answers the prompted policy itself tells apart.
+
+    L = −log σ(β·h − λ·Δ),  Δ = β·h of the same answers after a quality prompt, held constant
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
+    Gradient: ∓β·σ(λ·Δ − β·h): DPO's direction, stronger where Δ > 0 and weaker where Δ < 0.
+    Limits: λ = 0 is `dpo`. Where the prompt changes nothing, as in a world without words, it is DPO
+    with (1 − λ)·β and a step 1/(1 − λ) times as large. Smooth everywhere.
+    Departure 1: the paper searches λ in 0.1 to 1 and does not say which value its tables use.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    chosen = prompted_chosen_logps - ref_prompted_chosen_logps
+    rejected = prompted_rejected_logps - ref_prompted_rejected_logps
+    delta = beta * (chosen - rejected).detach()
+    return -logsigmoid(beta * h - lam * delta)
+
+
+@objective(
+    paper="Yu et al. 2024 (Sr-IPO), arXiv 2405.21040",
+    equation="14",
+    expects={"chosen_logps": "either", "rejected_logps": "either"},
+)
+def sr_ipo(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    prompted_chosen_logps: Row,
+    prompted_rejected_logps: Row,
+    ref_prompted_chosen_logps: Row,
+    ref_prompted_rejected_logps: Row,
+    *,
+    beta: Hyper = 0.1,
+    lam: Hyper = 0.5,
+) -> Row:
+    """IPO with a target that grows with how well the prompted policy tells the answers apart.
+
+    L = (h − λ·Δ − 1/(2β))²,  Δ = β·h of the same answers after a quality prompt, held constant
+
+    Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
+    Gradient: ±2·(h − λ·Δ − 1/(2β)), as in `ipo`, about a target of each pair's own.
+    Limits: λ = 0 is `ipo` with τ = β. Smooth everywhere.
+    Departure 1: λ as in `sr_dpo`. Departure 2: this is Algorithm 2 as printed; derived from the
+    objective that the paper writes, λ would be λ/β.
+    """
+    h = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    chosen = prompted_chosen_logps - ref_prompted_chosen_logps
+    rejected = prompted_rejected_logps - ref_prompted_rejected_logps
+    delta = beta * (chosen - rejected).detach()
+    return (h - lam * delta - 1 / (2 * beta)) ** 2
+
+
+@objective(
+    paper="Melnyk et al. 2024 (AOT), arXiv 2406.05882",
+    equation="the paired loss, with the logistic function",
+    tie="equal margins are ranked in the order of their rows; at the start all orders agree",
+    exceptions={
+        "rows": "the loss compares two sorted batches, so that what a row is compared with depends "
+        "on all others (Melnyk et al. 2024, arXiv 2406.05882)",
+    },
+    expects={"chosen_logps": "up", "rejected_logps": "down"},
+)
+def aot(
+    chosen_logps: Row,
+    rejected_logps: Row,
+    ref_chosen_logps: Row,
+    ref_rejected_logps: Row,
+    *,
+    beta: Hyper = 0.01,
+) -> Row:
+    """Lift the policy's margins above the reference's as distributions: rank by rank, sorted.
+
+    L_i = −log σ(β·(m_(i) − n_(i))),  m = S_w − S_l,  n = the same of the reference, each sorted
+
+    Shapes: all [run, row], row i the i-th smallest; log-probabilities summed over tokens, in nats.
+    Gradient: up on the chosen and down on the rejected answer of the pair with the i-th smallest
+    margin, β·σ(−β·(m_(i) − n_(i))): the largest where the distribution lags most.
+    Limits: one row is `dpo`. It needs all rows of a batch at once and counts them alike; two pairs
+    may trade places for free.
+    """
+    ours = (chosen_logps - rejected_logps).sort(dim=1, stable=True).values
+    theirs = (ref_chosen_logps - ref_rejected_logps).sort(dim=1, stable=True).values
+    return -logsigmoid(beta * (ours - theirs))

@@ -129,9 +129,9 @@ class Collector:
                 f"minibatch={source.minibatch} does not divide the {self.groups} prompts of a "
                 "collection"
             )
-        if kind in ("pairs", "labelled", "demonstrations") and not source.exact and source.origin != "fixed":
-            if source.responses < 2:
-                raise ToyalignError("pairs need at least 2 responses per prompt, not 1")
+        ranked = kind in ("pairs", "labelled", "demonstrations") and source.origin != "fixed"
+        if ranked and not source.exact and source.responses < 2:
+            raise ToyalignError("pairs need at least 2 responses per prompt, not 1")
         if kind == "distributions":
             source = replace(source, exact=True, prompts=0, minibatch=0, min_gap=0.0)
         self._source = source

@@ -4,8 +4,8 @@ Everything is made from the glossary, so an objective that is registered tomorro
 without an edit here. What belongs together agrees: totals are sums of tokens, lengths count masks.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,30 @@ class Point(NamedTuple):
     tensors: Tensors
 
 
+class Answers(NamedTuple):
+    """What `coefficients.compose` makes a signature's tensors from."""
+
+    tokens: Tensors
+    masks: Tensors
+    data: Tensors
+
+
 def random_tensors(
+    needs: Sequence[str], seed: int = 0, *, dtype: torch.dtype = torch.float64, **how: Any
+) -> Tensors:
+    """Random values for a signature; `random_answers` says what they are like.
+
+    Args:
+        needs: glossary names.
+        seed: of the random numbers.
+        dtype: of all tensors.
+        **how: further arguments of `random_answers`.
+    """
+    made = compose(needs, *random_answers(needs, seed, **how))
+    return {name: value.to(dtype) for name, value in made.items()}
+
+
+def random_answers(
     needs: Sequence[str],
     seed: int = 0,
     *,
@@ -33,9 +56,8 @@ def random_tensors(
     tokens: int = TOKENS,
     apart: float | None = None,
     left: bool = False,
-    dtype: torch.dtype = torch.float64,
-) -> Tensors:
-    """Random values for a signature.
+) -> Answers:
+    """Random responses and what comes with them.
 
     Log-probabilities are negative, distributions sum to one, the first response has one token and
     the second has all (where there are two), the chosen response has the higher reward, labels and
@@ -50,7 +72,6 @@ def random_tensors(
         apart: how far the policy is from the reference and from the policy that drew the responses,
             in nats per token; 0 is where training starts, None leaves them unrelated.
         left: whether the padding stands before the response instead of behind it.
-        dtype: of all tensors.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -72,13 +93,10 @@ def random_tensors(
                 noise = normal(runs, rows, tokens)
                 other = -(made[side] + apart * noise).abs() if apart else made[side]
             made[prefix + side] = other
-    return {
-        name: value.to(dtype)
-        for name, value in compose(needs, made, masks, _data(needs, normal, runs, rows)).items()
-    }
+    return Answers(made, masks, _data(needs, normal, runs, rows))
 
 
-def _data(needs: Sequence[str], normal, runs: int, rows: int) -> Tensors:  # type: ignore[no-untyped-def]
+def _data(needs: Sequence[str], normal: Callable[..., Tensor], runs: int, rows: int) -> Tensors:
     """What is no log-probability of a response: rewards, labels, weights, whole distributions."""
     both_signs = torch.arange(rows) % 2 * -2.0 + 1
     rejected = normal(runs, rows)
@@ -94,7 +112,7 @@ def _data(needs: Sequence[str], normal, runs: int, rows: int) -> Tensors:  # typ
         "mean_log_ratio": 0.3 * normal(runs, 1),
         "best_weights": best,
     }
-    if "token_logps" not in needs:
+    if "token_logps" not in needs and any("log_probs" in name for name in needs):
         start = normal(runs, rows, ACTIONS)
         for prefix in ("", "ref_", "target_"):
             noise = normal(runs, rows, ACTIONS)
