@@ -18,6 +18,7 @@ from toyalign.problems import PROBLEMS
 from toyalign.relatives import relatives
 from toyalign.words import gradient_in_words
 
+PACKAGE = "toyalign.objectives"
 NEXT = (
     "next: toyalign explain dpo, toyalign run dpo dpop sft, or toyalign run your_file.py:your_loss"
 )
@@ -35,7 +36,8 @@ def listing(needs: bool = False) -> str:
     width = max(len(name) for name in [*OBJECTIVES, *PROBLEMS, *POLICIES])
     lines = ["OBJECTIVES, by family and by the data they learn from", ""]
     for family, cards in families.items():
-        lines.append(f"{family}: {_first_line(sys.modules[cards[0].fn.__module__])}")
+        own = sys.modules[cards[0].fn.__module__]  # of a notebook's or a test's objective
+        lines.append(f"{family}: {_first_line(sys.modules.get(f'{PACKAGE}.{family}', own))}")
         for data in dict.fromkeys(map(_data, cards)):
             lines.append(f"  {data}")
             for card in cards:

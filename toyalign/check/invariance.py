@@ -1,5 +1,6 @@
 """Contracts on what must not matter: other rows, padding, the call itself, a common constant."""
 
+import itertools
 import random
 
 import numpy as np
@@ -216,15 +217,9 @@ def reference(subject: Subject) -> str:
         raise NotApplicable("it compares no response with a reference")
     tensors = random_tensors(subject.needs, subject.seed, apart=0.7)
     before = subject.gradients(tensors)
-    for side in sorted(sides):
-        constant = {"": -0.9, "chosen_": -1.3, "rejected_": -0.6}[side]
-        shifted = dict(tensors)
-        for name in tensors:
-            prefix, own, quantity = parts(name)
-            if own == side and prefix in ("", "ref_", "old_") and "logps" in quantity:
-                each = tensors[name].shape[2] if quantity == "token_logps" else 1
-                shifted[name] = tensors[name] + constant / each
-        after = subject.gradients(shifted)
+    for side, times in itertools.product(sorted(sides), (1, 30)):
+        constant = times * {"": -0.9, "chosen_": -1.3, "rejected_": -0.6}[side]
+        after = subject.gradients(_shifted(tensors, side, constant))
         for name, grad in after.items():
             if _off(grad, before[name]) > 1e-7:
                 raise Broken(
@@ -234,6 +229,17 @@ def reference(subject: Subject) -> str:
                 )
     _reference_matters(subject, tensors)
     return "adding a constant to policy and reference alike leaves the gradient as it was"
+
+
+def _shifted(tensors: Tensors, side: str, constant: float) -> Tensors:
+    """A constant added to the log-probs of one side under policy, reference and sampler."""
+    shifted = dict(tensors)
+    for name in tensors:
+        prefix, own, quantity = parts(name)
+        if own == side and prefix in ("", "ref_", "old_") and "logps" in quantity:
+            each = tensors[name].shape[2] if quantity == "token_logps" else 1
+            shifted[name] = tensors[name] + constant / each
+    return shifted
 
 
 def _reference_matters(subject: Subject, tensors: Tensors) -> None:

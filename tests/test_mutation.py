@@ -1,0 +1,33 @@
+"""The contracts are worth something only if a mistake breaks them: every mutant must be caught."""
+
+import pytest
+from mutants import mutants
+
+from toyalign.check.contracts import CONTRACTS, judge
+from toyalign.check.subject import Subject
+from toyalign.objectives import OBJECTIVES
+
+# Mutants that change the numbers and keep every contract, each with the reason.
+SURVIVORS = {
+    ("aot", "batch centred"): "its rows depend on each other by design, as its card declares",
+    ("aot_unpaired", "batch centred"): "its rows depend on each other by design, as declared",
+    ("wpo", "dropped reference"): "its weight breaks the contract by design, as its card declares",
+}
+
+QUICK_FIRST = sorted(CONTRACTS, key=lambda name: (name == "learns", name == "finite"))
+
+
+def _killed_by(card) -> str:
+    subject = Subject(card)
+    for name in QUICK_FIRST:
+        if judge(CONTRACTS[name], subject).status == "fail":
+            return name
+    return ""
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_mutants_are_caught(name):
+    made = dict(mutants(OBJECTIVES[name]))
+    assert len(made) >= 3
+    survived = {mistake for mistake, mutant in made.items() if not _killed_by(mutant)}
+    assert survived == {mistake for loss, mistake in SURVIVORS if loss == name}
