@@ -30,7 +30,7 @@ def test_the_glossary_is_complete():
         assert term.name == name
         assert term.meaning
         assert term.unit
-        assert term.axes[:2] == ("run", "row")
+        assert term.axes[:2] in (("run", "row"), ("run", "1"))
         assert term.shape == f"[{', '.join(term.axes)}]"
         if name.endswith("logps"):
             assert term.unit == "nats"
@@ -110,10 +110,53 @@ def test_responses_are_looked_up_in_the_policys_table():
 def test_rows_of_every_cell_are_the_table_itself():
     rows = Rows(weight=torch.full((1, 4), 0.25))
     assert from_table(["logps"], rows, TABLE, 2)["logps"] is TABLE
-    assert from_table(["log_probs"], rows, TABLE, 2)["log_probs"].tolist() == [
+    whole = Rows(weight=torch.full((1, 2), 0.5), sides=())
+    assert from_table(["log_probs"], whole, TABLE, 2)["log_probs"].tolist() == [
         [[1, 2], [3, 4]],
         [[5, 6], [7, 8]],
     ]
+
+
+def test_a_response_comes_with_everything_that_could_have_been_said():
+    rows = Rows(weight=torch.full((1, 3), 1 / 3), cells=torch.tensor([[[3, 0, 1]]]))
+    found = from_table(["log_probs"], rows, TABLE, 2)["log_probs"]
+    assert found.tolist()[0] == [[[3, 4]], [[1, 2]], [[1, 2]]]
+    both = from_table(["rejected_log_probs"], PAIRS, TABLE, 4)["rejected_log_probs"]
+    assert both.tolist()[1] == [[[5, 6, 7, 8]], [[5, 6, 7, 8]]]
+
+
+def test_drift_is_measured_on_the_datas_responses():
+    # ratios to the reference of cells 0..3: (0, 1, 2, 3); weights .5 each; PAIRS are cells 0, 2
+    # against 1, 3 in the first run
+    asked = ["mean_log_ratio"]
+    reference = TABLE - torch.arange(4)
+    found = from_table(asked, PAIRS, TABLE, 4, reference=reference)["mean_log_ratio"]
+    cells = PAIRS.cells.expand(2, -1, -1).double()
+    assert found.tolist() == (cells.mean(1) * PAIRS.weight).sum(1, keepdim=True).tolist()
+
+
+def test_kl_estimate_takes_every_response_in_every_context_and_is_never_negative():
+    rows = Rows(weight=torch.tensor([[0.75, 0.25]]), cells=torch.tensor([[[0, 3]]]))
+    ratio = torch.tensor([[1.0, 2.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]])
+    found = from_table(["kl_estimate"], rows, TABLE + ratio, 2, reference=TABLE)
+    # two contexts of two arms: arm 0 has ratios 1 and 3, arm 1 has 2 and 4
+    assert found["kl_estimate"].tolist() == [[0.75 * 2 + 0.25 * 3], [0.0]]
+
+
+def test_a_third_response_is_the_references_on_average():
+    reference = torch.tensor([[0.25, 0.75, 0.5, 0.5]]).double().log().expand(2, -1)
+    rows = Rows(
+        weight=torch.ones(1, 1), cells=torch.tensor([[[2], [3]]]), sides=("chosen_", "rejected_")
+    )
+    found = from_table(["logps"], rows, TABLE, 2, reference=reference)["logps"]
+    assert found.tolist() == [[3.5], [7.5]]
+
+
+def test_the_prompted_pair_is_the_plain_one_without_gradient():
+    table = TABLE.double().requires_grad_()
+    found = from_table(["prompted_chosen_logps", "chosen_logps"], PAIRS, table, 4)
+    assert torch.equal(found["prompted_chosen_logps"], found["chosen_logps"])
+    assert not found["prompted_chosen_logps"].requires_grad
 
 
 def test_single_responses_are_looked_up():
@@ -179,10 +222,12 @@ def test_every_name_of_the_glossary_has_a_provider():
         ["logps", "rewards", "advantages", "best_weights"],
         ["logps"],
         ["log_probs"],
+        ["logps", "labels"],
+        ["chosen_logps", "chosen_rewards", "rejected_rewards"],
     ):
         streams = Streams([0])
         world = problem.world(streams)
-        source = ta.Source("fixed" if needs == ["chosen_logps"] else "policy")
+        source = ta.Source("fixed" if "chosen_logps" in needs else "policy")
         reference = world.reference_logits
         rows = Collector(source, needs, world, reference, streams).rows(0, reference)
         if needs == ["log_probs"]:
@@ -190,9 +235,11 @@ def test_every_name_of_the_glossary_has_a_provider():
         for name in GLOSSARY:
             try:
                 found = constants([name], rows, reference, 3)
-                found = found or from_table([name], rows, reference, 3)
+                found = found or from_table([name], rows, reference, 3, reference=reference)
             except ToyalignError:
                 continue
-            assert found[name].ndim == len(GLOSSARY[name].axes), name
+            beside_tokens = name.endswith("log_probs") and bool(rows.sides)
+            axes = 4 if beside_tokens else len(GLOSSARY[name].axes)
+            assert found[name].ndim == axes, name
             given.add(name)
     assert given == set(GLOSSARY)

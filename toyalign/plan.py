@@ -72,7 +72,7 @@ def grid(
         ToyalignError: for an empty list, a number that is not finite, or a negative lr.
     """
     axes = {
-        name: list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        name: list(value) if isinstance(value, list | np.ndarray) else [value]
         for name, value in {"lr": lr, **settings}.items()
     }
     for name, values in axes.items():
@@ -87,12 +87,21 @@ def grid(
         (*combination, seed) for combination in itertools.product(*axes.values()) for seed in seeds
     ]
     columns = {
-        name: np.array(column)
-        for name, column in zip([*axes, "seed"], zip(*rows, strict=True), strict=True)
+        name: _column(values)
+        for name, values in zip([*axes, "seed"], zip(*rows, strict=True), strict=True)
     }
     columns["lr"] = columns["lr"].astype(float)
     hyper = {k: columns[k] if len(axes[k]) > 1 else axes[k][0] for k in settings}
     return columns, hyper
+
+
+def _column(values: Sequence[Any]) -> NDArray[Any]:
+    """One value per run; a hyperparameter may be a tuple."""
+    if not isinstance(values[0], tuple):
+        return np.array(values)
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
 
 
 def settled_source(source: str | Source, card: Objective, problem: Any) -> Source:

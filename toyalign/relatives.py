@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toyalign.objectives import OBJECTIVES, Objective
+from toyalign.objectives import OBJECTIVES, Loss, Objective, get_objective
 from toyalign.objectives.coefficients import push_on_tokens
 from toyalign.objectives.points import random_answers
 
@@ -77,12 +77,12 @@ def _alike(one: Tensor, other: Tensor) -> float:
 
 def _pushes(card: Objective, hyper: Mapping[str, Any]) -> Tensor | None:
     """The push on every token at the points, as one vector; None where a setting is refused."""
-    return _cached(card.name, tuple(sorted(hyper.items())))
+    return _cached(card.fn, tuple(sorted(hyper.items())))
 
 
 @cache
-def _cached(name: str, hyper: tuple[tuple[str, Any], ...]) -> Tensor | None:
-    card = OBJECTIVES[name]
+def _cached(fn: Loss, hyper: tuple[tuple[str, Any], ...]) -> Tensor | None:
+    card = get_objective(fn)
     found = []
     for seed, apart in _POINTS:
         answers = random_answers(card.needs, seed, apart=apart)

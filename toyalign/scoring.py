@@ -76,11 +76,11 @@ def from_table(
     responses: dict[str, Tensor] = {}
     for name in names:
         whose, side, quantity = parts(name)
-        if quantity == "log_probs" and not rows.sides:
+        if quantity == "log_probs" and not rows.sides and not side:
             found[name] = table.view(len(table), -1, actions)
         elif quantity == "log_probs" and side in rows.sides:
             found[name] = _everything(table, rows, side, actions)
-        elif reference is not None and quantity in _COMPARED:
+        elif reference is not None and rows.sides and quantity in _COMPARED:
             found[name] = _COMPARED[quantity](table.detach(), reference, rows, actions)
         elif reference is not None and name == "logps" and rows.sides == _PAIR:
             found[name] = _reference_response(table, reference, rows, actions)

@@ -80,7 +80,7 @@ def simulate(
     """
     card = get_objective(objective)
     world_maker = get_problem(problem)
-    settings = card.settings(hyper)
+    settings = card.settings({k: list(v) if isinstance(v, tuple) else v for k, v in hyper.items()})
     if steps < 1:
         raise ToyalignError(f"steps must be at least 1, not {steps}")
     if dtype not in DTYPES:
@@ -89,7 +89,7 @@ def simulate(
         raise ToyalignError("jobs and chunk must be at least 1")
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise ToyalignError(f"max_grad_norm must be above 0, not {max_grad_norm}")
-    runs, varied = grid(seed_list(seeds), lr, settings)
+    runs, varied = grid(seed_list(seeds), list(lr) if isinstance(lr, tuple) else lr, settings)
     swept = any(isinstance(value, np.ndarray) for value in varied.values())
     plan = Plan(
         objective=card,

@@ -43,7 +43,8 @@ def render(report: Report, target: str, suffix: str) -> str:
     pictures = []
     if report.kind:  # else its signature cannot be read, and nothing can be drawn
         cards = [get_objective(target), get_objective(_BESIDE)]
-        pictures = [_svg(figure) for figure in (_fields(cards), _traces(cards)) if figure]
+        drawn = {_fields(cards): _FIELDS, _traces(cards): _TRACES}
+        pictures = [(_svg(figure), text) for figure, text in drawn.items() if figure]
     return _page(report, pictures)
 
 
@@ -100,6 +101,12 @@ def _svg(figure: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
+_FIELDS = (
+    f"What the loss asks for, beside {_BESIDE}: arrows push a pair of answers in the plane of "
+    "their log-ratios to the reference. The ground is tinted where the chosen answer is pushed "
+    "down; blue lines are short trainings in which neighbouring answers share features."
+)
+_TRACES = "The same trainings over time: where the probability is at the end, and how it got there."
 _CSS = """
 :root { color-scheme: light dark; --line: #8886; --bad: #b3261e; --good: #1b6e3c; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -115,7 +122,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 """
 
 
-def _page(report: Report, pictures: list[str]) -> str:
+def _page(report: Report, pictures: list[tuple[str, str]]) -> str:
     """One file: no script, no network, no fonts."""
     name = html.escape(report.loss)
     contracts = "".join(
@@ -123,15 +130,8 @@ def _page(report: Report, pictures: list[str]) -> str:
         f'<td>{html.escape(f.seen)}</td><td class="quiet">{html.escape(f.why)}</td></tr>\n'
         for f in report.findings
     )
-    captions = (
-        f"What {name} asks for beside {_BESIDE}: arrows push a pair of answers in the plane of "
-        "their log-ratios to the reference, the ground is tinted where the chosen answer is pushed "
-        "down, blue lines are short trainings with shared features.",
-        "The same trainings over time.",
-    )
     figures = "".join(
-        f"<figure>{svg}<figcaption>{caption}</figcaption></figure>\n"
-        for svg, caption in zip(pictures, captions[-len(pictures) :], strict=True)
+        f"<figure>{svg}<figcaption>{caption}</figcaption></figure>\n" for svg, caption in pictures
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

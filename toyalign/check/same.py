@@ -73,7 +73,8 @@ def _compare(subject: Subject, known: Subject) -> str:
     faults: dict[str, str] = {}
     gradient = value = 0.0
     numbers = ""
-    for place in _places(needs, subject.seed):
+    places = _places(needs, subject.seed)
+    for place in places:
         mine, ours = _look(subject, place, shared)
         other, theirs = _look(known, place, {})
         for leaf, grad in ours.items():
@@ -86,7 +87,7 @@ def _compare(subject: Subject, known: Subject) -> str:
             numbers = f"{_at(mine, other)} {place.where}"
         value = max(value, off)
     if faults:
-        raise Broken(_told(faults))
+        raise Broken(_told(faults, places))
     path = _path_gap(subject, known, shared)
     if numbers:
         return (
@@ -131,6 +132,8 @@ def _look(subject: Subject, place: _Place, hyper: dict[str, Any]) -> tuple[Tenso
     if loss.ndim == 3:
         mask = place.masks[parts(subject.learned[0])[1]]
         loss = torch.where(mask > 0, loss, torch.zeros_like(loss)).sum(-1)
+    if not loss.requires_grad:
+        raise Broken(f"the value of {subject.card.name} has no gradient")
     try:
         grads = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
     except RuntimeError as error:
@@ -146,26 +149,25 @@ def _fault(place: _Place, leaf: str, needs: Sequence[str], mine: Tensor, other: 
     """On what, where and by how much the gradients differ."""
     worst = (mine - other).nan_to_num(nan=torch.inf).abs().argmax()
     run, row, *rest = (int(i) for i in torch.unravel_index(worst, mine.shape))
-    label, which = leaf, ""
-    if leaf not in needs:
-        label = leaf.replace("token_logps", "logps")
-    elif leaf not in place.tensors or parts(leaf)[2] == "token_logps":
-        inside = place.masks[parts(leaf)[1]][run, row]
+    side, quantity = parts(leaf)[1:]
+    inside = place.masks[side][run, row]
+    label, which, length = leaf, "", ""
+    if leaf not in needs:  # both losses see sums, whose tokens all have the same gradient
+        label, length = f"{side}logps", f"; length {int(inside.sum())}"
+    elif quantity == "token_logps":
         token = f"token {int(inside[: rest[0] + 1].sum())} of {int(inside.sum())}"
         which = f" ({token if inside[rest[0]] > 0 else 'padding'})"
     return (
-        f"the gradient on {label}{which} differs {place.where}: {_at(mine, other)} "
-        f"({where(place.sums, run, row)})"
+        f"the gradients on {label}{which} differ {place.where}: {_at(mine, other)} "
+        f"({where(place.sums, run, row)}{length})"
     )
 
 
-def _told(faults: dict[str, str]) -> str:
-    """The first place where the gradients differ, and whether it is the only one."""
-    (first, fault), *others = faults.items()
-    if not others:
-        return f"{fault}; it agrees everywhere else"
-    start = "where policy = reference"
-    return f"{fault}; it agrees {start}" if first != start else fault
+def _told(faults: dict[str, str], places: Sequence[_Place]) -> str:
+    """The first place where the gradients differ, and those where they agree."""
+    agreed = [place.where for place in places if place.where not in faults]
+    but = f"; they agree {', '.join(agreed)}" if agreed else ""
+    return next(iter(faults.values())) + but
 
 
 def _path_gap(subject: Subject, known: Subject, shared: dict[str, Any]) -> float:
@@ -197,4 +199,5 @@ def _off(one: Tensor, other: Tensor) -> float:
 def _at(one: Tensor, other: Tensor) -> str:
     """The two numbers where they differ most."""
     worst = int((one - other).nan_to_num(nan=torch.inf).abs().argmax())
-    return f"{one.reshape(-1)[worst].item():.6g} instead of {other.reshape(-1)[worst].item():.6g}"
+    ours, theirs = (0.0 + x.reshape(-1)[worst].item() for x in (one, other))  # no −0
+    return f"{ours:.6g} instead of {theirs:.6g}"

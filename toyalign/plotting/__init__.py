@@ -1,6 +1,7 @@
 """Figures: a house style and a few marks. They read tables and trajectories, never simulators."""
 
 from toyalign.plotting.field import phase_field
+from toyalign.plotting.heat import heat_table
 from toyalign.plotting.marks import curves, dots, mass_bars, traces
 from toyalign.plotting.runs import plot_mass, plot_runs
 from toyalign.plotting.style import (
@@ -29,6 +30,7 @@ __all__ = [
     "colour_of",
     "curves",
     "dots",
+    "heat_table",
     "house_style",
     "label_panels",
     "mass_bars",
