@@ -38,7 +38,7 @@ class Params:
     lr: float = 0.1
     """Learning rate of SGD."""
     beta: float = 0.1
-    """Strength of the reference, for every objective that has a beta (and IPO's tau)."""
+    """Strength of the reference, for every objective that has one (IPO calls it tau)."""
     spread: float = 1.0
     """Standard deviation of the starting logits' noise, nats."""
     overlap: float = 1.5
@@ -49,28 +49,40 @@ class Params:
     """Betas of the sweep."""
     lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
     """Learning rates of the sweep."""
+    only: tuple[str, ...] = ()
+    """The objectives to compare; empty for SFT and every registered loss on pairs."""
 
 
 PRESETS = {
     "full": Params(),
     "fast": Params(
-        seeds=30, steps=400, lr=0.3, overlaps=(0.0, 1.5), betas=(0.01, 0.1, 1.0), lrs=(0.1, 0.3)
+        seeds=30,
+        steps=400,
+        lr=0.3,
+        overlaps=(0.0, 1.5),
+        betas=(0.01, 0.1, 1.0),
+        lrs=(0.1, 0.3),
+        only=("sft", "dpo", "ipo", "dpop", "minor_dpo", "simpo", "apo_zero", "dpo_nll"),
     ),
 }
 SWEPT = ("sft", "dpo", "ipo", "dpop", "minor_dpo")
 
 
 def pair_objectives() -> list[str]:
-    """Every registered objective that takes pairs, and SFT on the chosen answers."""
-    return ["sft", *(card.name for card in OBJECTIVES.values() if card.kind == "pairs")]
+    """Every registered objective that takes given pairs, and SFT on the chosen answers."""
+    pairs = [card for card in OBJECTIVES.values() if card.kind == "pairs"]
+    return ["sft", *(card.name for card in pairs if "fixed" in card.sources)]
 
 
 # %% Simulation
 def train(name: str, params: Params, policy: object, **changes: object) -> ta.Trajectory:
     """One objective from all starts; `beta` is given to whatever the objective calls it."""
-    strength = {k: params.beta for k in get_objective(name).hyper if k in ("beta", "tau")}
+    hyper = get_objective(name).hyper
+    strength = {k: params.beta for k in ("beta", "tau") if k in hyper}
+    if len(strength) == 2:  # a tau beside a beta is another thing
+        del strength["tau"]
     settings = {"steps": params.steps, "lr": params.lr, "seeds": params.seeds, **strength}
-    settings["problem"] = ta.adjacent_arms(arms=10, spread=params.spread)
+    settings |= {"problem": ta.adjacent_arms(arms=10, spread=params.spread), "source": "fixed"}
     return ta.simulate(name, policy=policy, **{**settings, **changes})
 
 
@@ -206,7 +218,7 @@ def paths(params: Params, name: str) -> pd.DataFrame:
 def parts(params: Params) -> Iterator[Part]:
     """The parts of the table."""
     for policy in ("tabular", "features"):
-        for name in pair_objectives():
+        for name in params.only or pair_objectives():
             yield f"{name}, {policy}", by_policy, (params, policy, name)
         yield f"dpo over time, {policy}", over_time, (params, policy)
     for overlap in params.overlaps:
@@ -256,8 +268,9 @@ def where_it_goes(table: pd.DataFrame) -> Figure:
 
 def who_falls(table: pd.DataFrame) -> Figure:
     """For every objective and policy, the share of runs in which the chosen answer ended lower."""
-    figure, axes = plotting.new_figure(1, 2, width=3.1, height=2.9, sharey=True)
     rows = table[table.part == "policy"]
+    height = 1.2 + 0.17 * rows.objective.nunique()
+    figure, axes = plotting.new_figure(1, 2, width=3.1, height=height, sharey=True)
     plotting.dots(axes[0, 0], rows[rows.quantity == "share fallen"], hue="policy")
     axes[0, 0].set(title="runs in which chosen fell", xlabel="share of runs", xlim=(-0.04, 1.04))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import toyalign as ta
-from toyalign.objectives import get_objective
 from toyalign.glossary import is_learned
+from toyalign.objectives import get_objective
 from toyalign.objectives.coefficients import push, push_on_pair
 
 

@@ -42,7 +42,6 @@ _FRONT = (
     "sentences",
     "study",
     "plotting",
-    "check",
     "page",
     "llm",
 )

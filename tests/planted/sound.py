@@ -8,7 +8,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -1701,7 +1700,7 @@ def distil_annealed(log_probs, ref_log_probs, target_log_probs, *, trust=0.7):
 QUESTIONABLE = {
     "dual_clip_ppo": "trust_region: by design the gradient is 0 at a ratio above c = 3 with A < 0, "
     "where the policy must be pulled back",
-    "soft_gate_ppo": "trust_region: the sigmoid gate fades like exp(-ratio), next to nothing at a "
+    "soft_gate_ppo": "trust_region: the sigmoid gate fades like exp(-ratio): 7e-4*A is left at a "
     "token ratio of e^2.5 with A < 0, where the policy must be pulled back",
     "sequence_ppo_tamed": "trust_region: like every ratio of whole sequences its gradient ratio*A "
     "underflows to 0 for A > 0 at -1e4 nats (already below 1e-10 at -25)",

@@ -10,6 +10,7 @@ from toyalign.glossary import parts
 from toyalign.objectives.points import Tensors
 
 _SLACK = 1e-9  # of the largest push: smaller ones are rounding
+_PART = 2e-3  # of the policy gradient: a small entropy bonus may stand beside it
 
 
 def direction(subject: Subject) -> str:
@@ -65,7 +66,24 @@ def _pairs(subject: Subject) -> str:
                 f"{chosen[at]:+.3g} for chosen and {rejected[at]:+.3g} for rejected: "
                 f"{force[at]:+.3g} per nat); {map_}"
             )
+    _far_misordered(subject)
     return f"at policy = reference: chosen {up:+.3g}, rejected {down:+.3g} per nat; {map_}"
+
+
+def _far_misordered(subject: Subject) -> None:
+    """Pairs whose chosen answer has fallen far, or whose rejected one has risen far."""
+    far = torch.tensor([0.0, 5.0, 20.0, 50.0, 100.0], dtype=torch.float64)
+    fallen, risen = (x.flatten()[1:] for x in torch.meshgrid(far, far, indexing="ij"))
+    push = pushes(subject, {"chosen_": -fallen, "rejected_": risen}, level=-150.0)
+    slack = _SLACK * max(side.abs().max().item() for side in push.values())
+    for side, wrong in (("chosen", -push["chosen_"]), ("rejected", push["rejected_"])):
+        if (wrong > slack).any():
+            at = int(wrong.argmax())
+            raise Broken(
+                f"pushes the {side} answer {'down' if side == 'chosen' else 'up'} where the pair "
+                f"is badly misordered (chosen {-fallen[at]:g}, rejected {risen[at]:+g} nats from "
+                "the reference)"
+            )
 
 
 def _labelled(subject: Subject) -> str:
@@ -162,15 +180,20 @@ def trust_region(subject: Subject) -> str:
     }
     for push in at_one.values():
         odd = torch.stack([push[0] + push[1], push[2] + push[3]]).abs().max()
-        if not (push * signs > 0).all() or odd > 1e-6 * push.abs().max():
+        if not (push * signs > 0).all() or odd > _PART * push.abs().max():
             raise Broken(
                 f"at ratio 1 advantages of −1 and 1 push by {push[0]:+.4g} and {push[1]:+.4g} per "
                 "nat, not by the policy gradient's −A and A"
             )
+        if push.abs().max() > 2 * (1 + _PART):
+            raise Broken(
+                f"at ratio 1 an advantage of 2 pushes by {push.abs().max():.4g} per nat, more than "
+                "the policy gradient"
+            )
         if (push - at_one[-3.0]).abs().max() > 1e-6 * push.abs().max():
             raise Broken("at ratio 1 the push depends on how likely the response is")
     scale = at_one[-3.0].abs().max()
-    for sign, ratios in ((1.0, (-1.2, -0.7, -0.3, -0.1)), (-1.0, (0.1, 0.3, 0.7, 0.9))):
+    for sign, ratios in ((1.0, (-2.5, -1.2, -0.7, -0.1)), (-1.0, (0.1, 0.7, 1.2, 2.5))):
         for ratio in ratios:
             push = pushes(
                 subject,
@@ -183,4 +206,4 @@ def trust_region(subject: Subject) -> str:
                     f"with advantage {sign:+g} and ratio {np.exp(ratio):.2f} the response must be "
                     f"pulled back {'up' if sign > 0 else 'down'}, but the push is {push[0]:+.3g}"
                 )
-    return "−A at ratio 1; pulls back at ratios from 0.30 to 2.46"
+    return "−A at ratio 1; pulls back at ratios from 0.08 to 12"

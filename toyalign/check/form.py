@@ -64,6 +64,8 @@ def _everywhere(subject: Subject, dtype: torch.dtype) -> Iterator[Point]:
     for tokens in (1, 2, 4000):
         some = random_tensors(needs, seed, rows=3, tokens=tokens, apart=0.02, dtype=dtype)
         yield Point(f"at responses of up to {tokens} tokens", some)
+    sure = random_tensors(needs, seed, rows=3, apart=0.5, sure=True, dtype=dtype)
+    yield Point("at tokens of probability 1 − 10⁻⁹", sure)
     for ratio, tokens in ((40, 4), (100, 40), (1000, 400), (1e4, 4000)):
         far = far_apart(needs, ratio, tokens, dtype)
         yield Point(f"at log-ratios of ±{ratio:,.0f} nats ({tokens} tokens)", far)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from toyalign.check.held import with_held
 from toyalign.check.subject import Broken, NotApplicable, Subject, counted
 from toyalign.glossary import GLOSSARY, is_learned, parts
-from toyalign.objectives.points import Tensors, random_tensors
+from toyalign.objectives.points import TOKENS, Tensors, random_tensors
 
 _CLOSE = 1e-9
+_LONG = 4000  # tokens
 
 
 def rows(subject: Subject) -> str:
@@ -52,7 +54,10 @@ def mask(subject: Subject) -> str:
     whole = random_tensors(needs, subject.seed, apart=0.05)
     inside = {side: whole[f"{side}mask"] > 0 for side in sides}
     _under_the_mask(subject, whole, inside)
-    _every_token(subject, whole, inside)
+    _every_token(subject, whole, inside, range(TOKENS))
+    long = random_tensors(needs, subject.seed, rows=2, tokens=_LONG, apart=0.001)
+    some = [0, 1, 100, 600, 1100, 2100, _LONG - 2, _LONG - 1]
+    _every_token(subject, long, {side: long[f"{side}mask"] > 0 for side in sides}, some)
     for side, (before, after) in {"right": (0, 3), "left": (3, 0)}.items():
         padded = {
             name: _pad(value, name, before, after) if _on_tokens(name, value) else value
@@ -113,7 +118,9 @@ def _under_the_mask(subject: Subject, whole: Tensors, inside: Tensors) -> None:
                     raise Broken(f"{name} has a gradient under the mask: {_number(outside)}")
 
 
-def _every_token(subject: Subject, whole: Tensors, inside: Tensors) -> None:
+def _every_token(
+    subject: Subject, whole: Tensors, inside: Tensors, positions: Sequence[int]
+) -> None:
     before = _row_sums(subject, whole)
     for name in subject.learned:
         _, side, quantity = parts(name)
@@ -122,18 +129,19 @@ def _every_token(subject: Subject, whole: Tensors, inside: Tensors) -> None:
         counts = torch.stack(
             [
                 (_row_sums(subject, _nudged(whole, name, position)) != before)
-                for position in range(whole[name].shape[2])
+                for position in positions
             ],
             -1,
         )
         some = counts.any(-1, keepdim=True)
-        missed = inside[side] & some & ~counts
+        missed = inside[side][..., list(positions)] & some & ~counts
         if not some.any():
             raise Broken(f"no token of {name} changes the value")
         if missed.any():
             run, row, position = missed.nonzero()[0].tolist()
             length = int(inside[side][run, row].sum())
-            raise Broken(f"token {position + 1} of {length} in {name} changes nothing")
+            place = positions[position] + 1
+            raise Broken(f"token {place} of {length} in {name} changes nothing")
 
 
 def _nudged(whole: Tensors, name: str, position: int) -> Tensors:
@@ -153,10 +161,7 @@ def purity(subject: Subject) -> str:
     _differ_from(tensors, copies)
     if not torch.equal(first, second):
         raise Broken(f"the same input gives {_number(first)} first and {_number(second)} later")
-    state = _global_state()
-    subject.card.fn(**tensors, **subject.card.hyper)
-    if _global_state() != state:
-        raise Broken("it changes a global random state or default")
+    _leaves_global_state(subject, tensors)
     for dtype in (torch.float32, torch.float64):
         given = random_tensors(subject.needs, subject.seed, apart=1.0, dtype=dtype)
         got = subject.values(given).dtype
@@ -171,6 +176,27 @@ def _differ_from(tensors: Tensors, copies: Tensors) -> None:
     for name, copy in copies.items():
         if not torch.equal(tensors[name], copy):
             raise Broken(f"it changes its input {name} in place")
+
+
+def _leaves_global_state(subject: Subject, tensors: Tensors) -> None:
+    """Whether random numbers that the program draws later are what they would have been."""
+    torch_state, numpy_state, python_state = (
+        torch.get_rng_state(),
+        np.random.get_state(),  # noqa: NPY002
+        random.getstate(),
+    )
+    try:
+        torch.rand(1)
+        np.random.rand()  # noqa: NPY002
+        random.random()  # a seed that an earlier call has set shows only now
+        state = _global_state()
+        subject.card.fn(**tensors, **subject.card.hyper)
+        if _global_state() != state:
+            raise Broken("it changes a global random state or default")
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
 def _global_state() -> tuple[object, ...]:

@@ -13,7 +13,9 @@ from toyalign.policies.features import Features
 from toyalign.problems.bandit import adjacent_arms
 
 _FAR = 20.0  # nats below the reference
-_MARGINS = torch.linspace(0, 400, 4001, dtype=torch.float64)  # nats
+# nats: every tenth up to 40, then coarser, by 1 %
+_MARGINS = torch.cat([torch.arange(0, 40, 0.1), torch.logspace(1.602, 3.7, 490)]).double()
+_GONE = 1e-6  # of the first push: a push that reaches zero from less has only faded
 
 
 def _only_for(subject: Subject, *kinds: str) -> None:
@@ -77,7 +79,10 @@ def flipped_labels(subject: Subject) -> tuple[float, str]:
     """Margin at which a pair comes to rest when 20 % of its labels are flipped."""
     margins = [_rest(subject, noise) for noise in (0.1, 0.2, 0.4)]
     listed = ", ".join(f"{margin:.3g}" for margin in margins)
-    return margins[1], f"with 10, 20, 40 % of labels flipped the margin rests at {listed} nats"
+    return margins[1], (
+        f"with 10, 20, 40 % of labels flipped the margin rests at {listed} nats, both answers "
+        "moving alike"
+    )
 
 
 def _rest(subject: Subject, noise: float) -> float:
@@ -87,12 +92,13 @@ def _rest(subject: Subject, noise: float) -> float:
         raise NotApplicable("it moves one side of a pair only")
     half = _MARGINS / 2
     there, back = (
-        pushes(subject, {"chosen_": sign * half, "rejected_": -sign * half}, level=-300.0)
+        pushes(subject, {"chosen_": sign * half, "rejected_": -sign * half}, level=-6 - half)
         for sign in (1, -1)
     )
     apart = (1 - noise) * (there["chosen_"] - there["rejected_"])
     apart = apart - noise * (back["chosen_"] - back["rejected_"])
-    stopped = apart <= 0
+    before = torch.cat([apart[:1], apart[:-1]])
+    stopped = (apart < 0) | ((apart == 0) & (before > _GONE * apart[0]))
     return float(_MARGINS[int(stopped.double().argmax())]) if stopped.any() else float("inf")
 
 
@@ -100,15 +106,14 @@ def length(subject: Subject) -> tuple[float, str]:
     """Push on a token of a 100-token response, over that on a token of a 10-token response."""
     side = "chosen_" if subject.card.kind == "pairs" else ""
     _only_for(subject, "pairs", "labelled", "demonstrations", "samples")
-    side = side if any(parts(name)[1] == side for name in subject.learned) else "rejected_"
     others = {"chosen_", "rejected_"} if subject.card.kind == "pairs" else {""}
     at = {one: torch.zeros(1) for one in sorted(others)}
     # The longer response is as likely per token, as responses of a language model are.
-    short, long = (
-        pushes(subject, at, level=-0.5 * tokens, tokens=tokens)[side][0] for tokens in (10, 100)
-    )
+    both = [pushes(subject, at, level=-0.5 * tokens, tokens=tokens) for tokens in (10, 100)]
+    side = side if both[0][side][0] != 0 else "rejected_" if "rejected_" in at else side
+    short, long = (found[side][0] for found in both)
     if short == 0:
-        raise NotApplicable("nothing is pushed at the start")
+        raise NotApplicable(f"nothing pushes the {side.rstrip('_') or 'response'} at the start")
     ratio = float(long / short)
     return ratio, f"a token of a response ten times as long is pushed {ratio:.3g} times as hard"
 

@@ -28,26 +28,30 @@ class Pushes:
 def pushes(
     subject: Subject,
     ratios: dict[str, Tensor],
-    level: float = -6.0,
+    level: float | Tensor = -6.0,
     old: float = 0.0,
     data: Mapping[str, Tensor] | None = None,
     tokens: int = TOKENS,
 ) -> dict[str, Tensor]:
-    """The push on each side's response, [row], all of whose tokens are equally likely.
+    """The push on each side's response, [point], all of whose tokens are equally likely.
+
+    Every point is a run of one row, so that a loss which looks at other rows sees none.
 
     Args:
         subject: the loss.
-        ratios: by side, the log-ratio to the reference of each row, nats, [row].
-        level: log-probability of each response under the reference, nats.
+        ratios: by side, the log-ratio to the reference, nats, [point].
+        level: log-probability of the responses under the reference, nats, one or [point].
         old: log-ratio of the policy to the policy that drew the responses, nats.
-        data: rewards, advantages, labels, [row]; where missing, what a good response has.
+        data: rewards, advantages, labels, [point]; where missing, what a good response has.
         tokens: tokens of each response.
     """
     sides = list(ratios)
     count = len(next(iter(ratios.values())))
-    one = torch.ones(1, count, dtype=torch.float64)
-    masks = {side: one.unsqueeze(-1).expand(1, count, tokens) for side in ("", *sides)}
-    column = torch.zeros(1, 1, dtype=torch.float64)
+    one = torch.ones(count, 1, dtype=torch.float64)
+    masks = {side: one.unsqueeze(-1).expand(count, 1, tokens) for side in ("", *sides)}
+    column = 0 * one
+    reference = torch.as_tensor(level, dtype=torch.float64).view(-1, 1, 1) / tokens
+    reference = reference.expand(count, 1, tokens)
     given = {
         "chosen_rewards": one,
         "rejected_rewards": 0 * one,
@@ -57,15 +61,14 @@ def pushes(
         "best_weights": one,
         "kl_estimate": column,
         "mean_log_ratio": column,
-        **{name: value[None] for name, value in (data or {}).items()},
+        **{name: value[:, None] for name, value in (data or {}).items()},
     }
 
     def build(*leaves: Tensor) -> Tensors:
         made = {}
         for side, leaf in zip(sides, leaves, strict=True):
-            spread = (leaf / tokens).unsqueeze(-1).expand(1, count, tokens)
-            made[side] = spread + level / tokens
-            made[f"ref_{side}"] = torch.full_like(spread, level / tokens)
+            made[side] = (leaf / tokens).unsqueeze(-1) + reference
+            made[f"ref_{side}"] = reference
             made[f"old_{side}"] = (made[side] - old / tokens).detach()
             for prefix in ("prompted_", "ref_prompted_"):
                 made[prefix + side] = made[f"ref_{side}"]
@@ -73,9 +76,9 @@ def pushes(
             made.setdefault(prefix, made[f"ref_{sides[0]}"])
         return compose(subject.needs, made, masks, given)
 
-    leaves = [ratio.double()[None] for ratio in ratios.values()]
+    leaves = [ratio.double()[:, None] for ratio in ratios.values()]
     grads = subject.row_gradients(build, leaves)
-    return {side: -grad[0] for side, grad in zip(sides, grads, strict=True)}
+    return {side: -grad[:, 0] for side, grad in zip(sides, grads, strict=True)}
 
 
 def plane(subject: Subject, points: int = 25) -> tuple[Tensor, Tensor, Pushes]:

@@ -144,7 +144,8 @@ def push_on_pair(
         raise ToyalignError(f"{card.name} is not a loss on pairs, labels or demonstrations")
     shape = chosen_ratio.shape
     ratios = [torch.from_numpy(np.ravel(r).astype(float)) for r in (chosen_ratio, rejected_ratio)]
-    leaves = [ratio.view(1, -1, 1).requires_grad_() for ratio in ratios]
+    # Every point is a run of one row: a loss that looks at other rows sees none.
+    leaves = [ratio.view(-1, 1, 1).requires_grad_() for ratio in ratios]
     tokens = {}
     for side, leaf, start in zip(("chosen_", "rejected_"), leaves, reference, strict=True):
         tokens[side] = leaf + start
@@ -154,7 +155,7 @@ def push_on_pair(
     one = torch.ones_like(leaves[0])
     row = one[..., 0].detach()
     data = {"chosen_rewards": row, "rejected_rewards": 0 * row, "labels": row}
-    data |= {name: torch.zeros(1, 1, dtype=row.dtype) for name in ("kl_estimate", "mean_log_ratio")}
+    data |= {"kl_estimate": 0 * row, "mean_log_ratio": 0 * row}
     if card.kind == "labelled":
         for prefix in ("", "ref_"):
             both = [tokens[f"{prefix}chosen_"], tokens[f"{prefix}rejected_"]]

@@ -56,6 +56,7 @@ def random_answers(
     tokens: int = TOKENS,
     apart: float | None = None,
     left: bool = False,
+    sure: bool = False,
 ) -> Answers:
     """Random responses and what comes with them.
 
@@ -72,6 +73,7 @@ def random_answers(
         apart: how far the policy is from the reference and from the policy that drew the responses,
             in nats per token; 0 is where training starts, None leaves them unrelated.
         left: whether the padding stands before the response instead of behind it.
+        sure: whether the policy is all but certain of every token.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -87,6 +89,8 @@ def random_answers(
         inside = place >= tokens - lengths.unsqueeze(-1) if left else place < lengths.unsqueeze(-1)
         masks[side] = inside.double()
         made[side] = -2 * normal(runs, rows, tokens).abs() - 0.01
+        if sure:
+            made[side] = torch.full_like(made[side], -1e-9)
         for prefix in ("ref_", "old_", "prompted_", "ref_prompted_"):
             other = -2 * normal(runs, rows, tokens).abs() - 0.01
             if apart is not None:

@@ -59,7 +59,7 @@ def shares(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_short(number: float) -> str:
-    """A number in at most six characters; empty for NaN."""
+    """A number in at most six characters and its sign; empty for NaN."""
     size = abs(number)
     if np.isnan(number):
         return ""
@@ -72,5 +72,5 @@ def in_short(number: float) -> str:
     elif size >= 0.995:
         words = f"{size:.1f}"
     else:
-        words = f"{size:.2g}" if size >= 0.00095 else f"{size:.4f}"
+        words = f"{size:.2g}" if size >= 0.00995 else f"{size:.4f}".rstrip("0")
     return f"−{words}" if number < 0 and words != "≈0" else words
