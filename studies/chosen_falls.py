@@ -269,7 +269,10 @@ def where_it_goes(table: pd.DataFrame) -> Figure:
 def who_falls(table: pd.DataFrame) -> Figure:
     """For every objective and policy, the share of runs in which the chosen answer ended lower."""
     rows = table[table.part == "policy"]
-    height = 1.2 + 0.17 * rows.objective.nunique()
+    shared = rows[(rows.quantity == "chosen change") & (rows.policy == "features")]
+    place = {name: i for i, name in enumerate(shared.sort_values("mean").objective)}
+    rows = rows.sort_values("objective", key=lambda names: names.map(place), kind="stable")
+    height = 1.2 + 0.17 * len(place)
     figure, axes = plotting.new_figure(1, 2, width=3.1, height=height, sharey=True)
     plotting.dots(axes[0, 0], rows[rows.quantity == "share fallen"], hue="policy")
     axes[0, 0].set(title="runs in which chosen fell", xlabel="share of runs", xlim=(-0.04, 1.04))

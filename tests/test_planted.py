@@ -22,8 +22,6 @@ import sound
 
 # Broken losses that no contract notices, each with the reason.
 MISSED = {
-    "ppo_ratio_of_whole_responses": "an importance ratio of 1e4 nats is far outside any trust "
-    "region, and the textbook form of PPO overflows there just so",
     "sft_k3_overflow": "a single token 90 nats below its reference; the textbook form of the k3 "
     "estimator overflows there just so",
 }

@@ -8,7 +8,9 @@ from collected import ARMS, collector, rows_of
 import toyalign as ta
 from toyalign.errors import ToyalignError
 from toyalign.problems.exact import preference
+from toyalign.problems.sources import Collector, labelled
 from toyalign.rows import Rows
+from toyalign.streams import Streams
 
 # --- what makes no sense
 
@@ -228,3 +230,44 @@ def test_distributions_have_a_row_for_every_context():
     rows = rows_of(ta.Bandit((0.5, 0.5), target=(0.9, 0.1), prompts=3), ta.Source(), "jsd")
     assert rows.count == 3
     np.testing.assert_allclose(rows.values["target_log_probs"].exp()[0], [[0.9, 0.1]] * 3)
+
+
+def test_labelled_rows_carry_half_the_weight_of_their_pair():
+    pairs = Rows(
+        weight=torch.tensor([[0.75, 0.25]]),
+        cells=torch.tensor([[[3, 0], [2, 1]]]),
+        sides=("chosen_", "rejected_"),
+    )
+    rows = labelled(pairs)
+    assert rows.sides == ("",)
+    assert rows.cells.tolist() == [[[3, 2, 0, 1]]]
+    assert rows.values["labels"].tolist() == [[1, 0, 1, 0]]
+    assert rows.weight.tolist() == [[0.375, 0.375, 0.125, 0.125]]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_pairs_come_with_the_rewards_that_the_loss_asks_for(exact):
+    problem = ta.Bandit((0.5, 0.3, 0.2), rewards=(0.0, 1.0, 2.0))
+    needs = ["chosen_logps", "chosen_rewards", "rejected_rewards"]
+    streams = Streams([0, 1])
+    world = problem.world(streams)
+    source = ta.Source("reference", exact=exact)
+    collector = Collector(source, needs, world, world.reference_logits, streams)
+    rows = collector.rows(0, world.reference_logits)
+    for place, side in enumerate(rows.sides):
+        cells = rows.cells[:, place].expand(2, -1)
+        expected = torch.tensor([0.0, 1.0, 2.0]).double()[cells]
+        assert torch.equal(rows.values[f"{side}rewards"], expected)
+    assert set(rows.values) == {"chosen_rewards", "rejected_rewards"}
+
+
+@pytest.mark.parametrize(
+    ("name", "advantage"), [("grpo", "group"), ("rloo", "rloo"), ("dr_grpo", "mean")]
+)
+def test_an_objective_names_the_advantages_it_wants(name, advantage):
+    asked = {"steps": 3, "seeds": 2, "policy": "tabular", "problem": "near"}
+    own, said, other = (
+        ta.simulate(name, source=ta.Source("policy", False, advantage=kind), **asked).theta
+        for kind in ("", advantage, "raw")
+    )
+    assert np.array_equal(own, said) and not np.array_equal(own, other)

@@ -138,7 +138,7 @@ def far_apart(
     """Long responses whose log-ratio to the reference is up to `ratio` nats in all.
 
     Every combination of a side that has risen, stayed or fallen is a row. The policy that drew the
-    responses stays within 20 nats of the policy, as in a trust region.
+    responses is where the reference is.
 
     Args:
         needs: glossary names.
@@ -153,8 +153,7 @@ def far_apart(
         signs = [pair[side == "rejected_"] for pair in pairs]
         policy = [unlikely if sign < 0 else likely for sign in signs]
         reference = [unlikely if sign > 0 else likely for sign in signs]
-        close = [p - 20 * sign / tokens for p, sign in zip(policy, signs, strict=True)]
-        for prefix, values in (("", policy), ("ref_", reference), ("old_", close)):
+        for prefix, values in (("", policy), ("ref_", reference), ("old_", reference)):
             made[prefix + side] = (
                 torch.tensor(values, dtype=dtype).view(1, -1, 1).repeat(1, 1, tokens)
             )
