@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from toyalign.check.subject import Subject
 from toyalign.glossary import is_learned, parts
@@ -57,6 +58,8 @@ def _all(card: Objective) -> Iterator[tuple[str, Objective]]:
     for hyper, default in card.hyper.items():
         dead = lambda k=hyper, v=default, **given: fn(**{**given, k: v})  # noqa: E731
         yield f"dropped {hyper}", _with(card, dead)
+    if card.tie:
+        yield "wrong tie", _with(card, lambda **given: _tied_otherwise(fn, given))
     for name in ("advantages", "rewards"):
         if name in needs:
             yield f"|{name}|", _given(card, lambda t, n=name: t | {n: t[n].abs()})
@@ -92,6 +95,23 @@ def _single(fn, given) -> torch.Tensor:
     dtype = next(v.dtype for v in given.values() if isinstance(v, torch.Tensor))
     low = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
     return fn(**low).to(dtype)
+
+
+class _OtherTie(TorchFunctionMode):
+    """relu, whose derivative at 0 is 0, and clamp(min=0), whose derivative is 1, change places."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.relu, torch.nn.functional.relu):
+            return args[0].clamp(min=0)
+        if func is torch.Tensor.clamp and kwargs == {"min": 0}:
+            return torch.nn.functional.threshold(args[0], 0.0, 0.0)
+        return func(*args, **kwargs)
+
+
+def _tied_otherwise(fn, given) -> torch.Tensor:
+    with _OtherTie():
+        return fn(**given)
 
 
 def _differs(card: Objective, mutant: Objective) -> bool:

@@ -20,6 +20,7 @@ SEEDS = range(20)
 SIGNS = {"up": (True, False), "down": (False, True), "either": (True, True)}
 FAMILIES = (
     "pairwise",
+    "informed",
     "anchored",
     "links",
     "lengthwise",

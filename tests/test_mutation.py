@@ -11,6 +11,11 @@ from toyalign.objectives import OBJECTIVES
 SURVIVORS = {
     ("aot", "batch centred"): "its rows depend on each other by design, as its card declares",
     ("aot_unpaired", "batch centred"): "its rows depend on each other by design, as declared",
+    (
+        "dpop",
+        "wrong tie",
+    ): "any subgradient will do; its first step is held to DPO's",
+    ("minor_dpo", "wrong tie"): "any subgradient will do; its first step is held to DPO's",
     ("wpo", "dropped reference"): "its weight breaks the contract by design, as its card declares",
 }
 
