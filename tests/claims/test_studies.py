@@ -14,6 +14,7 @@ import pytest
 from toyalign.study import differences, find_studies, read_table, regenerate
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("claims")  # the tables are made once, in one process
 STUDIES = find_studies(ROOT / "studies")
 
 ALWAYS = {  # claims of the fast preset that no sample size can weaken

@@ -55,18 +55,18 @@ def finite(subject: Subject) -> str:
     return f"at {count} points, up to log-ratios of ±10,000 nats and 4,000 tokens"
 
 
-def _everywhere(subject: Subject, dtype: torch.dtype) -> Iterator[Point]:
+def _everywhere(subject: Subject, dtype: torch.dtype, longest: int = 4000) -> Iterator[Point]:
     """The start, random points, short and long responses, and far from the reference."""
     needs, seed = subject.needs, subject.seed
     yield Point("at policy = reference", random_tensors(needs, seed, apart=0, dtype=dtype))
     for apart in (0.05, 1.0, None):
         yield Point("at a random point", random_tensors(needs, seed + 1, apart=apart, dtype=dtype))
-    for tokens in (1, 2, 4000):
+    for tokens in (1, 2, longest):
         some = random_tensors(needs, seed, rows=3, tokens=tokens, apart=0.02, dtype=dtype)
         yield Point(f"at responses of up to {tokens} tokens", some)
     sure = random_tensors(needs, seed, rows=3, apart=0.5, sure=True, dtype=dtype)
     yield Point("at tokens of probability 1 − 10⁻⁹", sure)
-    for ratio, tokens in ((40, 4), (100, 40), (1000, 400), (1e4, 4000)):
+    for ratio, tokens in ((40, 4), (100, 40), (1000, 400), (1e4, longest)):
         far = far_apart(needs, ratio, tokens, dtype)
         yield Point(f"at log-ratios of ±{ratio:,.0f} nats ({tokens} tokens)", far)
 
@@ -166,7 +166,7 @@ def hyperparameters(subject: Subject) -> str:
     """Every hyperparameter changes the loss or its gradient somewhere."""
     if not subject.card.hyper:
         raise NotApplicable("it has none")
-    points = [point.tensors for point in _everywhere(subject, torch.float64)]
+    points = [point.tensors for point in _everywhere(subject, torch.float64, longest=400)]
     wide = random_tensors(subject.needs, subject.seed, apart=3.0)
     loud = ("advantages", "rewards", "chosen_rewards", "kl_estimate")
     points += [wide, {k: 10 * v if k in loud else v for k, v in wide.items()}, at_start(wide)]
