@@ -56,7 +56,8 @@ def test_a_sound_loss_gives_exit_status_0(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "check what? `toyalign check my_loss.py:my_loss`"),
+        ([], "check what? The loss comes first: `toyalign check my_loss.py:my_loss`"),
+        (["mine.py"], "which function of mine.py? Write mine.py:function"),
         (["simp"], "unknown objective 'simp'; did you mean 'simpo'"),
         (["nowhere.py:loss"], "there is no file 'nowhere.py'"),
         (["dpo", "--only", "finit"], "unknown contract or probe 'finit'; did you mean 'finite'"),

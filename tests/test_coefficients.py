@@ -7,7 +7,8 @@ import torch
 import toyalign as ta
 from toyalign.glossary import is_learned
 from toyalign.objectives import get_objective
-from toyalign.objectives.coefficients import push, push_on_pair
+from toyalign.objectives.coefficients import push_on_pair, push_on_tokens
+from toyalign.objectives.points import random_answers
 
 
 def test_dpo_pushes_both_answers_with_one_size():
@@ -49,7 +50,25 @@ def test_an_input_that_the_loss_ignores_gets_no_push():
     def ignores(chosen_logps, rejected_logps):
         return -chosen_logps
 
-    card = get_objective(ignores)
-    tensors = {name: torch.full((1, 2), -1.0) for name in card.needs}
-    pushes = push(card, tensors, {})
-    assert (pushes["chosen_logps"] == 1).all() and (pushes["rejected_logps"] == 0).all()
+    x = np.array([[0.0, 1.0]])
+    up, down = push_on_pair(get_objective(ignores), x, x, (-5.0, -5.0), {})
+    assert (up == 1).all() and (down == 0).all()
+
+
+def test_pushes_on_tokens_are_the_same_whatever_the_loss_asks_for():
+    def by_tokens(chosen_token_logps, rejected_token_logps, chosen_mask, rejected_mask):
+        gap = (chosen_token_logps * chosen_mask).sum(-1)
+        return -(gap - (rejected_token_logps * rejected_mask).sum(-1))
+
+    def by_sums(chosen_logps, rejected_logps):
+        return rejected_logps - chosen_logps
+
+    answers = random_answers(["chosen_logps"], 3)
+    none, up, down = push_on_tokens(get_objective(by_tokens), answers, {})
+    assert torch.equal(up, answers.masks["chosen_"])
+    assert torch.equal(down, -answers.masks["rejected_"])
+    assert not none.any()
+    for one, other in zip(
+        push_on_tokens(get_objective(by_sums), answers, {}), (none, up, down), strict=True
+    ):
+        assert torch.equal(one, other)

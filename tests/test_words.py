@@ -22,7 +22,7 @@ def said(name: str) -> str:
             [
                 "At the start it raises the chosen answer (+0.05 per nat) and lowers the rejected "
                 "one (-0.05 per nat).",
-                "Everywhere the two pushes are equally large and opposite",
+                "Within ±6 nats the two pushes are equally large and opposite",
                 "won by 20 nats the push apart has faded to 0.24 of the first one",
                 "lost by 20 nats it is 1.76 times the first one",
                 "Within ±6 nats it never pushes the chosen answer down.",
@@ -39,7 +39,7 @@ def said(name: str) -> str:
             ],
         ),
         # b/2 each at the start; below the reference 1 + 50 times as hard
-        ("dpop", ["pulled 51 times as hard as the rejected one is pushed"]),
+        ("dpop", ["pushed up 51 times as hard as the rejected one is pushed"]),
         # until the margin of 1/b = 20 nats, then nothing
         (
             "hinge",

@@ -81,10 +81,12 @@ def explanation(name: str) -> str:
             for tensor, push in card.expects.items()
         ]
         lines.append(f"A descent step pushes: {', '.join(pushes)}.")
-    for title, sentences in (
-        ("Its gradient, measured at the defaults:", gradient_in_words(card)),
-        ("Its relatives:", relatives(card)),
-    ):
+    with blame(name):
+        measured = {
+            "Its gradient, measured at the defaults:": gradient_in_words(card),
+            "Its relatives:": relatives(card),
+        }
+    for title, sentences in measured.items():
         lines += [title] if sentences else []
         for sentence in sentences:
             lines += wrap(sentence, 100, initial_indent="  ", subsequent_indent="    ")

@@ -209,6 +209,7 @@ def run(options: Run, cards: Sequence["Objective"]) -> None:
 
         frame = pd.concat([trajectory.to_frame() for trajectory in trajectories])
         _write(options.csv, frame.to_csv(index=False))
+        print(f"written: {options.csv}")
     if options.plot:
         from toyalign.plotting import plot_runs, save_figure
 
@@ -264,14 +265,13 @@ def _simulate(options: Run, cards: Sequence["Objective"]) -> list["Trajectory"]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and say so."""
+    """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    print(f"written: {path}")
 
 
 def _one_or_list(values: Sequence[Any]) -> Any:
@@ -308,7 +308,7 @@ class Check:
     report: File = None
     """Write the report into this .html, .md or .json file."""
     seed: Whole = 0
-    """Of the points and problems at which the loss is looked at."""
+    """Of the points at which the loss is looked at."""
     list: bool = False
     """Say what the contracts and the probes are, and check nothing."""
 
@@ -325,7 +325,9 @@ def check(options: Check) -> None:
         print(described())
         return
     if not options.name:
-        raise ToyalignError("check what? `toyalign check my_loss.py:my_loss`, or a built-in's name")
+        raise ToyalignError("check what? The loss comes first: `toyalign check my_loss.py:my_loss`")
+    if options.name.endswith(".py"):
+        raise ToyalignError(f"which function of {options.name}? Write {options.name}:function")
     check_target(options.report, REPORT_SUFFIXES)
     torch.set_num_threads(1)
     with blame(options.name):
@@ -339,11 +341,13 @@ def check(options: Check) -> None:
         )
     if sys.stderr.isatty():
         _tell("")
-    print(report)
     if options.report:
         from toyalign.check.card import render
 
         _write(options.report, render(report, options.name, options.report.suffix))
+    print(report)
+    if options.report:
+        print(f"written: {options.report}")
     if not report.passed:
         raise SystemExit(1)
 

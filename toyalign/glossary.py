@@ -111,8 +111,8 @@ _TABLE = [
         "log_probs",
         ("run", "row", "action"),
         "nats",
-        "log-probability of every next action; a row is a context. Beside `token_logps` it is "
-        "[run, row, token, action]: every possible token at each position of the response",
+        "log-probability of every next action; a row is a context. Beside `logps` or `token_logps` "
+        "it is [run, row, token, action]: every possible token at each position of the response",
     ),
     Term("ref_log_probs", ("run", "row", "action"), "nats", "the same under the reference"),
     Term(

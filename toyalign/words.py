@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 _FAR = 20.0  # nats of margin
 _LEVEL = -30.0  # log-probability of an answer of a pair under the reference, nats
-_NEAR, _USUAL = 5.0, -6.0  # the same for a single response, whose own probability may count
+_NEAR, _USUAL = 5.0, -6.0  # both for a single response, whose own probability may count
 _PLANE = np.linspace(-6, 6, 25)  # nats
 
 
@@ -63,8 +63,8 @@ def _of_pair(card: Objective) -> list[str]:
     size = np.abs(push).max()
     if np.abs(push.sum(0)).max() < 1e-9 * size:
         lines.append(
-            "Everywhere the two pushes are equally large and opposite: only the difference counts, "
-            "so both answers may fall while the loss improves."
+            "Within ±6 nats the two pushes are equally large and opposite: only the difference "
+            "counts, so both answers may fall while the loss improves."
         )
     first = up - down
     lines.append(
@@ -83,8 +83,8 @@ def _of_pair(card: Objective) -> list[str]:
             lines.append(f"Within ±6 nats it never pushes the {side} answer {way}.")
     if abs(sunk_up) > 1.5 * abs(sunk_down) and abs(up) <= 1.1 * abs(down):
         lines.append(
-            f"A chosen answer that has fallen 20 nats below its reference is pulled "
-            f"{_times(sunk_up, sunk_down)}."
+            f"A chosen answer that has fallen 20 nats below its reference is pushed "
+            f"{'up' if sunk_up > 0 else 'down'} {_times(sunk_up, sunk_down)}."
         )
     return lines
 

@@ -8,12 +8,14 @@ One list of contracts serves the command line, Python and the package's own test
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
+
+import torch
 
 from toyalign.check.contracts import CONTRACTS, judge
 from toyalign.check.probes import PROBES, measure
 from toyalign.check.report import Report
+from toyalign.check.same import counterpart
 from toyalign.check.same import same_as as compare
 from toyalign.check.subject import Finding, Subject
 from toyalign.errors import ToyalignError, unknown
@@ -34,10 +36,10 @@ def check(
 
     Args:
         which: a function, `path/to/file.py:function`, a registered name or a card.
-        contracts: whether to leave out the probes, which take a few seconds.
+        contracts: whether to leave out the probes, which take about ten seconds.
         only: names of contracts and probes; all if empty.
         same_as: a built-in loss that this one is meant to equal.
-        seed: of the points and problems at which the loss is looked at.
+        seed: of the points at which the loss is looked at; trainings have seeds of their own.
         progress: called with the name of each contract and probe before it begins.
 
     Returns:
@@ -62,24 +64,42 @@ def check(
             raise  # there is no such loss
         finding = Finding("signature", "fail", str(error), CONTRACTS["signature"].why)
         return Report(name, "", (finding,), (), seed)
-    subject = Subject(replace(card, name=card.name or name), seed)
+    subject = Subject(card, seed)
     _known_exceptions(card)
-    findings = []
+    known = counterpart(subject, same_as) if same_as else None
+    default_dtype = torch.get_default_dtype()
+    try:
+        return _examine(subject, known, chosen, contracts, progress)
+    finally:  # a loss may have changed it; the contract purity says so
+        torch.set_default_dtype(default_dtype)
+
+
+def _examine(
+    subject: Subject,
+    known: Subject | None,
+    chosen: set[str],
+    contracts: bool,
+    progress: Callable[[str], None],
+) -> Report:
+    """Contracts, comparison and probes, as far as the loss lets them."""
+    card, findings = subject.card, []
     for contract in CONTRACTS.values():
         if contract.name in chosen:
             progress(contract.name)
             findings.append(judge(contract, subject))
-    if same_as:
-        progress(f"same as {same_as}")
-        findings.append(compare(subject, same_as))
+            if contract.name == "signature" and findings[-1].status == "fail":
+                return Report(card.name, card.kind, tuple(findings), (), subject.seed)
+    if known is not None:
+        progress(f"same as {known.card.name}")
+        findings.append(compare(subject, known))
     readings = []
     broken = {finding.contract for finding in findings if finding.status == "fail"}
     if not contracts and not broken & {"signature", "shape"}:
         for probe in PROBES.values():
             if probe.name in chosen:
                 progress(probe.name)
-                readings.append(measure(probe, card, seed))
-    return Report(card.name, card.kind, tuple(findings), tuple(readings), seed)
+                readings.append(measure(probe, card, subject.seed))
+    return Report(card.name, card.kind, tuple(findings), tuple(readings), subject.seed)
 
 
 def _known_exceptions(card: Objective) -> None:

@@ -1,5 +1,7 @@
 """Probes that train: where the mass goes, how fast, how far, and from which data."""
 
+from typing import Any
+
 import numpy as np
 from scipy.special import log_softmax
 
@@ -12,6 +14,7 @@ from toyalign.policies.features import Features
 from toyalign.policies.tabular import Tabular
 from toyalign.problems.bandit import Bandit, adjacent_arms
 from toyalign.problems.sources import Source
+from toyalign.trajectory import Trajectory
 
 # Adam moves all losses alike at first; its epsilon leaves alone what no gradient reaches.
 _OPTIMISER = Adam(eps=1e-4)
@@ -106,30 +109,33 @@ def _first_step(subject: Subject, size: float = 0.05) -> float:
     return float(1e-3 * size / moved)
 
 
-def tilted_reference(subject: Subject) -> tuple[float, str]:
-    """Distance of where training ends to the nearest π_ref·exp(R/β), on exact preferences."""
-    if subject.card.kind == "distributions":
+def _on_preferences(card: Objective, **settings: Any) -> Trajectory:
+    """A training on the eight arms from Bradley and Terry's labels, or from rewards."""
+    if card.kind == "distributions":
         raise NotApplicable("its target is a distribution, not a reward")
-    source = Source("reference", labels="bradley_terry")
-    if subject.card.kind == "samples" or "reference" not in subject.card.sources:
-        source = usual_source(subject.card)
-    traj = train(
-        subject.card,
+    source = usual_source(card)
+    if card.kind == "demonstrations":  # on the chosen answers
+        source = Source("reference", labels="bradley_terry")
+    return train(
+        card,
         EIGHT_ARMS,
         policy=Tabular(),
         source=source,
-        steps=800,
-        lr=0.05,
         optimiser=_OPTIMISER,
         seeds=2,
-        marks=2,
+        **settings,
     )
+
+
+def tilted_reference(subject: Subject) -> tuple[float, str]:
+    """Distance of where training ends to the nearest π_ref·exp(R/β), on exact preferences."""
+    traj = _on_preferences(subject.card, steps=800, lr=0.05, marks=2)
     betas = np.geomspace(0.01, 30, 300)
     reference = traj.reference[:, 0]  # [run, action]
     tilted = reference[None] + REWARDS / betas[:, None, None]
     tilted = log_softmax(tilted, axis=-1)
     moved = measures.total_variation(traj.log_probs[-1, :, 0], reference).mean()
-    if moved < 0.1:
+    if not moved >= 0.1:
         raise NotApplicable(f"in 800 steps of Adam it moves only {moved:.2g} of the mass")
     distance = measures.total_variation(traj.log_probs[-1, :, 0], tilted).mean(1)
     best = int(distance.argmin())
@@ -141,22 +147,7 @@ def tilted_reference(subject: Subject) -> tuple[float, str]:
 
 def drift(subject: Subject) -> tuple[float, str]:
     """KL to the reference when responses beat the reference's in 60 % of comparisons."""
-    if subject.card.kind == "distributions":
-        raise NotApplicable("its target is a distribution, not a reward")
-    source = Source("reference", labels="bradley_terry")
-    if subject.card.kind == "samples" or "reference" not in subject.card.sources:
-        source = usual_source(subject.card)
-    traj = train(
-        subject.card,
-        EIGHT_ARMS,
-        policy=Tabular(),
-        source=source,
-        steps=400,
-        lr=0.02,
-        optimiser=_OPTIMISER,
-        seeds=2,
-        marks=40,
-    )
+    traj = _on_preferences(subject.card, steps=400, lr=0.02, marks=40)
     policy, reference = np.exp(traj.log_probs[:, :, 0]), np.exp(traj.reference[:, 0])
     beats = 0.5 * (1 + np.sign(REWARDS[:, None] - REWARDS[None]))
     wins = np.einsum("mra,ab,rb->mr", policy, beats, reference).mean(1)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toyalign.check.pushes import REACH, TOKENS, plane, pushes
+from toyalign.check.pushes import LENGTH, REACH, plane, pushes
 from toyalign.check.subject import Broken, NotApplicable, Subject
 from toyalign.glossary import parts
 from toyalign.objectives.points import Tensors
@@ -26,15 +26,17 @@ def direction(subject: Subject) -> str:
 
 
 def _pairs(subject: Subject) -> str:
-    chosen, rejected, push = plane(subject)
-    size = max(push.chosen.abs().max().item(), push.rejected.abs().max().item())
+    at, push = plane(subject)
+    chosen, rejected = at.values()
+    force, counter = push.values()  # on the chosen and on the rejected answer
+    size = max(force.abs().max().item(), counter.abs().max().item())
     slack = _SLACK * size
     sides = {parts(name)[1] for name in subject.learned} - {""}
     centre = (chosen == 0) & (rejected == 0)
-    up, down = push.chosen[centre].item(), push.rejected[centre].item()
+    up, down = force[centre].item(), counter[centre].item()
     anchored = any(f"ref_{name}" in subject.needs for name in subject.learned)
-    gain = push.chosen - push.rejected
-    share = f"the chosen answer is pushed down on {(push.chosen < -slack).double().mean():.0%}"
+    gain = force - counter
+    share = f"the chosen answer is pushed down on {(force < -slack).double().mean():.0%}"
     map_ = f"{share} of the plane of log-ratios within ±{REACH:g} nats"
     wrong = centre & ((gain <= slack) if anchored else (gain < -slack))
     if wrong.any():
@@ -52,19 +54,19 @@ def _pairs(subject: Subject) -> str:
     misordered = chosen < rejected
     if not (gain[misordered] > slack).any():
         raise Broken("on a misordered pair (chosen below rejected) nothing is pushed apart")
-    falls = misordered & (push.chosen < -slack)
-    rises = misordered & (push.rejected > slack)
-    for bad, side, way, force in (
-        (falls, "chosen", "down", push.chosen),
-        (rises, "rejected", "up", push.rejected),
+    falls = misordered & (force < -slack)
+    rises = misordered & (counter > slack)
+    for bad, side, way, wrong_force in (
+        (falls, "chosen", "down", force),
+        (rises, "rejected", "up", counter),
     ):
         if bad.any() and f"{side}_" in sides:
-            at = int((force.abs() * bad).argmax())
+            worst = int((wrong_force.abs() * bad).argmax())
             raise Broken(
                 f"pushes the {side} answer {way} while the pair is misordered, on "
                 f"{bad.sum() / misordered.sum():.0%} of such pairs (most at log-ratios of "
-                f"{chosen[at]:+.3g} for chosen and {rejected[at]:+.3g} for rejected: "
-                f"{force[at]:+.3g} per nat); {map_}"
+                f"{chosen[worst]:+.3g} for chosen and {rejected[worst]:+.3g} for rejected: "
+                f"{wrong_force[worst]:+.3g} per nat); {map_}"
             )
     _far_misordered(subject)
     return f"at policy = reference: chosen {up:+.3g}, rejected {down:+.3g} per nat; {map_}"
@@ -76,6 +78,10 @@ def _far_misordered(subject: Subject) -> None:
     fallen, risen = (x.flatten()[1:] for x in torch.meshgrid(far, far, indexing="ij"))
     push = pushes(subject, {"chosen_": -fallen, "rejected_": risen}, level=-150.0)
     slack = _SLACK * max(side.abs().max().item() for side in push.values())
+    likely = torch.tensor([0.0, 0.1, 0.3, 0.6], dtype=torch.float64)  # an answer of p = e^-0.9
+    sure = pushes(subject, {"chosen_": -likely, "rejected_": 0 * likely}, level=-0.9)
+    if (sure["chosen_"] < -_SLACK * max(x.abs().max().item() for x in sure.values())).any():
+        raise Broken("pushes the chosen answer down where it is likely and has fallen")
     for side, wrong in (("chosen", -push["chosen_"]), ("rejected", push["rejected_"])):
         if (wrong > slack).any():
             at = int(wrong.argmax())
@@ -140,6 +146,14 @@ def _samples(subject: Subject) -> str:
         raise Broken(f"a response of positive {name} is not raised; {seen}")
     if (push.diff() < -slack).any() or push[-1] - push[0] <= slack:
         raise Broken(f"a better response is not pushed up more than a worse one; {seen}")
+    if name == "advantages" and any(need.startswith("ref_") for need in subject.needs):
+        away = torch.tensor([-3.0, -1.0, 1.0, 3.0], dtype=torch.float64)
+        pull = pushes(subject, {"": away}, level=-12.0, data={name: 0 * away})[""]
+        if (pull * away > _SLACK * pull.abs().max()).any():
+            raise Broken(
+                "a response of advantage 0 is pushed away from the reference: "
+                f"{pull[-1]:+.3g} per nat at a log-ratio of +3"
+            )
     if name == "advantages" and push[-2] < -slack:
         raise Broken(f"a response of positive {name} is lowered; {seen}")
     return seen
@@ -183,7 +197,7 @@ def trust_region(subject: Subject) -> str:
         if not (push * signs > 0).all() or odd > _PART * push.abs().max():
             raise Broken(
                 f"at ratio 1 advantages of −1 and 1 push by {push[0]:+.4g} and {push[1]:+.4g} per "
-                "nat, not by the policy gradient's −A and A"
+                "nat; the policy gradient pushes by the advantage itself"
             )
         if push.abs().max() > 2 * (1 + _PART):
             raise Broken(
@@ -198,7 +212,7 @@ def trust_region(subject: Subject) -> str:
             push = pushes(
                 subject,
                 {"": torch.zeros(1)},
-                old=ratio * TOKENS if "old_token_logps" in subject.needs else ratio,
+                old=ratio * LENGTH if "old_token_logps" in subject.needs else ratio,
                 data={"advantages": torch.tensor([sign], dtype=torch.float64)},
             )[""]
             if push[0] * sign <= 1e-6 * scale:
@@ -206,4 +220,4 @@ def trust_region(subject: Subject) -> str:
                     f"with advantage {sign:+g} and ratio {np.exp(ratio):.2f} the response must be "
                     f"pulled back {'up' if sign > 0 else 'down'}, but the push is {push[0]:+.3g}"
                 )
-    return "−A at ratio 1; pulls back at ratios from 0.08 to 12"
+    return "pushes by A at ratio 1; pulls back at ratios from 0.08 to 12"

@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 
 from toyalign.check.held import differences, with_held
-from toyalign.check.subject import Broken, NotApplicable, Subject, where
+from toyalign.check.subject import Broken, NotApplicable, Subject, switches, where
 from toyalign.glossary import parts
 from toyalign.objectives.points import Point, Tensors, at_start, far_apart, random_tensors
 
 _DTYPES = (torch.float64, torch.float32)
+_REWARDED = {"rewards", "advantages", "best_weights", "old_logps", "old_token_logps"}
+_ALIEN = {  # what no data source has for a loss on this kind of data
+    "pairs": {*_REWARDED, "labels", "target_log_probs"},
+    "labelled": {*_REWARDED, "target_log_probs"},
+    "samples": {"target_log_probs"},
+    "demonstrations": {"target_log_probs"},
+    "distributions": set(),
+}
 _SIZES = ((2, 5, 4), (1, 1, 1), (3, 1, 4), (1, 6, 2), (4, 4, 4))  # runs, rows, tokens
 
 
@@ -23,6 +31,12 @@ def signature(subject: Subject) -> str:
     Whoever made the card has refused anything else; what is left to ask is whether there is
     something to learn.
     """
+    alien = _ALIEN[subject.card.kind] & set(subject.needs)
+    if alien:
+        raise Broken(
+            f"no data has {sorted(alien)[0]} beside {subject.needs[0]}: this is a loss on "
+            f"{subject.card.kind}"
+        )
     if not subject.learned:
         raise Broken(f"asks only for {', '.join(subject.needs)}, nothing that the policy makes")
     hyper = ", ".join(f"{k}={v}" for k, v in subject.card.hyper.items()) or "no hyperparameters"
@@ -171,23 +185,39 @@ def hyperparameters(subject: Subject) -> str:
     loud = ("advantages", "rewards", "chosen_rewards", "kl_estimate")
     points += [wide, {k: 10 * v if k in loud else v for k, v in wide.items()}, at_start(wide)]
     before = [_outcome(subject, tensors, {}) for tensors in points]
-    silent = []
+    alive, silent = [], []
     for name, default in subject.card.hyper.items():
         others = _other_values(subject, name, default)
-        alive = any(
-            _differ(known, _outcome(subject, tensors, {name: other}))
-            for other in others
-            for tensors, known in zip(points, before, strict=True)
-        )
-        if others and not alive:
+        if _has_effect(subject, name, others, points, before):
+            alive.append(name)
+        elif others and not _unknown_words(subject):
             tried = ", ".join(str(other) for other in others)
             raise Broken(f"{name} has no effect: {default} and {tried} give the same loss")
-        silent += [] if others else [name]
-    text = f"all of {', '.join(subject.card.hyper)} matter"
-    return (
-        f"{text}; not tried: {', '.join(silent)}, whose other values are unknown" * bool(silent)
-        or text
+        else:  # its own other values are unknown, or a word that may switch it on has some
+            silent.append(name)
+    text = f"{', '.join(alive) or 'none'} seen to matter"
+    return f"{text}; not tried: {', '.join(silent)}" if silent else text
+
+
+def _unknown_words(subject: Subject) -> bool:
+    """Whether a hyperparameter is a word whose other values nobody knows."""
+    return any(
+        isinstance(default, str) and not _other_values(subject, name, default)
+        for name, default in subject.card.hyper.items()
     )
+
+
+def _has_effect(
+    subject: Subject, name: str, others: list[Any], points: list[Tensors], before: list[Any]
+) -> bool:
+    """Whether another value changes anything anywhere, some switch being turned perhaps."""
+    for flags in switches(subject.card):
+        for tensors, at_defaults in zip(points, before, strict=True):
+            known = _outcome(subject, tensors, flags) if flags else at_defaults
+            for other in others:
+                if _differ(known, _outcome(subject, tensors, {**flags, name: other})):
+                    return True
+    return False
 
 
 def _other_values(subject: Subject, name: str, default: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from toyalign.objectives.points import Tensors
 
+_STEP = 1e-5  # nats
 _STOPS = (
     torch.Tensor.detach,
     torch.detach,
@@ -68,7 +69,7 @@ def with_held(
 
 
 def differences(
-    value: Callable[[Tensors], Tensor], tensors: Tensors, name: str, step: float = 1e-5
+    value: Callable[[Tensors], Tensor], tensors: Tensors, name: str
 ) -> tuple[Tensor, Tensor]:
     """Difference quotients of the summed value by each entry of a tensor, to either side.
 
@@ -76,7 +77,6 @@ def differences(
         value: the loss as a function of the tensors, float64.
         tensors: the point.
         name: the tensor to change.
-        step: how far.
 
     Returns:
         The quotient ahead and the one behind, shaped like the tensor.
@@ -85,9 +85,9 @@ def differences(
     ahead, behind = [], []
     for i in range(tensors[name].numel()):
         shift = torch.zeros_like(tensors[name]).view(-1)
-        shift[i] = step
+        shift[i] = _STEP
         shift = shift.view_as(tensors[name])
-        ahead.append((value({**tensors, name: tensors[name] + shift}) - here).sum() / step)
-        behind.append((here - value({**tensors, name: tensors[name] - shift})).sum() / step)
+        ahead.append((value({**tensors, name: tensors[name] + shift}) - here).sum() / _STEP)
+        behind.append((here - value({**tensors, name: tensors[name] - shift})).sum() / _STEP)
     shape = tensors[name].shape
     return torch.stack(ahead).view(shape), torch.stack(behind).view(shape)

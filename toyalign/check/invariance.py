@@ -1,15 +1,24 @@
 """Contracts on what must not matter: other rows, padding, the call itself, a common constant."""
 
+import contextlib
 import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from toyalign.check.held import with_held
-from toyalign.check.subject import Broken, NotApplicable, Subject, counted
+from toyalign.check.subject import (
+    Broken,
+    NotApplicable,
+    Subject,
+    counted,
+    differentiate,
+    switches,
+)
 from toyalign.glossary import GLOSSARY, is_learned, parts
 from toyalign.objectives.points import TOKENS, Tensors, random_tensors
 
@@ -108,8 +117,7 @@ def _under_the_mask(subject: Subject, whole: Tensors, inside: Tensors) -> None:
                 f"{_number(before)} to {_number(after)}"
             )
         leaves = {name: changed[name].clone().requires_grad_() for name in subject.learned}
-        total = _row_sums(subject, {**changed, **leaves}).sum()
-        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        grads = differentiate(_row_sums(subject, {**changed, **leaves}), list(leaves.values()))
         for name, grad in zip(leaves, grads, strict=True):
             side = parts(name)[1]
             if grad is not None and grad.ndim > 2 and side in inside:
@@ -127,11 +135,7 @@ def _every_token(
         if quantity != "token_logps":
             continue
         counts = torch.stack(
-            [
-                (_row_sums(subject, _nudged(whole, name, position)) != before)
-                for position in positions
-            ],
-            -1,
+            [_matters(subject, whole, before, name, position) for position in positions], -1
         )
         some = counts.any(-1, keepdim=True)
         missed = inside[side][..., list(positions)] & some & ~counts
@@ -144,10 +148,17 @@ def _every_token(
             raise Broken(f"token {place} of {length} in {name} changes nothing")
 
 
-def _nudged(whole: Tensors, name: str, position: int) -> Tensors:
-    value = whole[name].clone()
-    value[..., position] -= 0.01
-    return {**whole, name: value}
+def _matters(subject: Subject, whole: Tensors, before: Tensor, name: str, position: int) -> Tensor:
+    """Whether a token counts in each row: a small or a large move of it changes the value.
+
+    A token beyond a clip does not feel a small one.
+    """
+    changed = torch.zeros_like(before, dtype=torch.bool)
+    for move in (-0.01, -1.0, 1.0):
+        value = whole[name].clone()
+        value[..., position] = (value[..., position] + move).clamp(max=-1e-6)
+        changed |= _row_sums(subject, {**whole, name: value}) != before
+    return changed
 
 
 def purity(subject: Subject) -> str:
@@ -186,11 +197,12 @@ def _leaves_global_state(subject: Subject, tensors: Tensors) -> None:
         random.getstate(),
     )
     try:
+        torch.set_default_dtype(torch.float32)
         torch.rand(1)
         np.random.rand()  # noqa: NPY002
         random.random()  # a seed that an earlier call has set shows only now
         state = _global_state()
-        subject.card.fn(**tensors, **subject.card.hyper)
+        subject.result(tensors)
         if _global_state() != state:
             raise Broken("it changes a global random state or default")
     finally:
@@ -253,8 +265,24 @@ def reference(subject: Subject) -> str:
                     f"policy and reference alike changes the gradient by {name} from "
                     f"{_number(before[name])} to {_number(grad)}"
                 )
+    _drift_is_subtracted(subject, tensors)
     _reference_matters(subject, tensors)
     return "adding a constant to policy and reference alike leaves the gradient as it was"
+
+
+def _drift_is_subtracted(subject: Subject, tensors: Tensors) -> None:
+    """A policy that has drifted everywhere alike, by as much as its estimate says, is the same."""
+    drifts = [name for name in ("kl_estimate", "mean_log_ratio") if name in subject.needs]
+    if not drifts or subject.has_tokens:
+        return
+    before = subject.gradients(tensors)
+    moved = {**tensors, **{name: tensors[name] + 0.7 for name in [*subject.learned, *drifts]}}
+    for name, grad in subject.gradients(moved).items():
+        if _off(grad, before[name]) > 1e-7:
+            raise Broken(
+                f"{drifts[0]} is not taken off the log-ratio: adding 0.7 nats to both changes the "
+                f"gradient by {name} from {_number(before[name])} to {_number(grad)}"
+            )
 
 
 def _shifted(tensors: Tensors, side: str, constant: float) -> Tensors:
@@ -269,16 +297,23 @@ def _shifted(tensors: Tensors, side: str, constant: float) -> Tensors:
 
 
 def _reference_matters(subject: Subject, tensors: Tensors) -> None:
-    value, grads = subject.total(tensors), subject.gradients(tensors)
     for name in subject.needs:
         if not name.startswith("ref_") or not is_learned(name.removeprefix("ref_")):
             continue
         other = {**tensors, name: tensors[name] - 0.5}
-        same = torch.equal(subject.total(other), value) and all(
-            torch.equal(grad, grads[leaf]) for leaf, grad in subject.gradients(other).items()
-        )
-        if same:
+        if not any(_differs(subject, tensors, other, flags) for flags in switches(subject.card)):
             raise Broken(f"{name} changes neither the value nor the gradient")
+
+
+def _differs(subject: Subject, tensors: Tensors, other: Tensors, flags: dict[str, Any]) -> bool:
+    """Whether value or gradient is another one, with some switches turned."""
+    with contextlib.suppress(Broken):
+        one, two = subject.gradients(tensors, **flags), subject.gradients(other, **flags)
+        same = all(torch.equal(grad, two[name]) for name, grad in one.items())
+        return not (
+            same and torch.equal(subject.total(tensors, **flags), subject.total(other, **flags))
+        )
+    return False
 
 
 def _pick(tensors: Tensors, index: Tensor, axis: int = 1) -> Tensors:

@@ -31,8 +31,8 @@ def pushes_down(subject: Subject) -> tuple[float, str]:
         force = pushes(subject, {"": line}, level=-12.0)[""]
         share = float((force < -1e-9 * force.abs().max()).double().mean())
         return share, "share of log-ratios at which a demonstration is pushed down"
-    _, _, push = plane(subject)
-    share = float((push.chosen < -1e-9 * push.chosen.abs().max()).double().mean())
+    up = plane(subject)[1]["chosen_"]
+    share = float((up < -1e-9 * up.abs().max()).double().mean())
     traj = train(
         subject.card, adjacent_arms(spread=0.5), policy=Features(1.5), steps=200, lr=0.3, seeds=4
     )

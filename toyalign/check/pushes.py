@@ -4,7 +4,6 @@ Positive means that a small step raises the response.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,16 +12,8 @@ from toyalign.check.subject import Subject
 from toyalign.objectives.coefficients import compose
 from toyalign.objectives.points import Tensors
 
-TOKENS = 3
+LENGTH = 3  # tokens of a response, where it does not matter
 REACH = 6.0  # nats: how far from the reference the plane of log-ratios is searched
-
-
-@dataclass(frozen=True)
-class Pushes:
-    """What a loss asks for at some rows, [row] each."""
-
-    chosen: Tensor
-    rejected: Tensor
 
 
 def pushes(
@@ -31,7 +22,7 @@ def pushes(
     level: float | Tensor = -6.0,
     old: float = 0.0,
     data: Mapping[str, Tensor] | None = None,
-    tokens: int = TOKENS,
+    tokens: int = LENGTH,
 ) -> dict[str, Tensor]:
     """The push on each side's response, [point], all of whose tokens are equally likely.
 
@@ -81,13 +72,13 @@ def pushes(
     return {side: -grad[:, 0] for side, grad in zip(sides, grads, strict=True)}
 
 
-def plane(subject: Subject, points: int = 25) -> tuple[Tensor, Tensor, Pushes]:
+def plane(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The pushes of a pair loss on a grid over the plane of log-ratios.
 
     Returns:
-        The log-ratios of the chosen and of the rejected answer, and the pushes, [point] each.
+        By side, the log-ratios of the points and the pushes there, [point] each.
     """
-    line = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
+    line = torch.linspace(-REACH, REACH, 25, dtype=torch.float64)
     chosen, rejected = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
-    found = pushes(subject, {"chosen_": chosen, "rejected_": rejected}, level=-12.0)
-    return chosen, rejected, Pushes(found["chosen_"], found["rejected_"])
+    at = {"chosen_": chosen, "rejected_": rejected}
+    return at, pushes(subject, at, level=-12.0)

@@ -22,7 +22,9 @@ from toyalign.check.subject import Finding
 
 VERSION = 1
 MARKS = {"pass": "ok", "fail": "FAIL", "declared": "declared", "not applicable": "-"}
-_FIRST = ("signature", "shape", "direction", "learns")  # what the headline speaks of first
+# What the headline speaks of first: the cause before its consequences.
+_FIRST = ("signature", "shape", "finite", "gradient", "direction", "learns")
+_VERBS = ("pushes ", "does not push ")
 _WIDTH = 100
 
 
@@ -35,7 +37,7 @@ class Report:
         kind: the data it needs; empty if its signature could not be read.
         findings: one for each contract.
         readings: one for each probe.
-        seed: of the points and problems.
+        seed: of the points.
     """
 
     loss: str
@@ -62,18 +64,23 @@ class Report:
         broken = self.failures
         if broken:
             first = broken[0]
-            verb = (
-                "" if first.contract == "direction" else f"breaks the contract {first.contract}: "
-            )
+            verb = f"breaks the contract {first.contract}: "
+            if first.seen.startswith(_VERBS):
+                verb = ""
             others = ", ".join(finding.contract for finding in broken[1:])
             more = f" Also broken: {others}." if others else ""
             return f"{self.loss} {verb}{first.seen}.{more}"
         if not self.findings:
-            return f"{self.loss}: measured, not judged."
+            return f"{self.loss}: {'measured, ' if self.readings else ''}not judged."
         kept = sum(finding.status == "pass" for finding in self.findings)
         declared = ", ".join(f.contract for f in self.findings if f.status == "declared")
         but = f"; it breaks {declared}, as declared" if declared else ""
-        return f"{self.loss} keeps the {kept} contracts that apply to it{but}."
+        which = (
+            "the contract that was looked at and applies"
+            if kept == 1
+            else (f"the {kept} contracts that apply to it")
+        )
+        return f"{self.loss} keeps {which}{but}."
 
     def __str__(self) -> str:
         lines = [self.headline, ""]
@@ -177,7 +184,9 @@ def _cell(text: str) -> str:
 
 def shown(value: float | None) -> str:
     """A probe's number in three digits."""
-    return "-" if value is None else "∞" if math.isinf(value) else f"{value:.3g}"
+    if value is None:
+        return "-"
+    return f"{value:.3g}".replace("inf", "∞").replace("-∞", "−∞")
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -48,8 +48,8 @@ class _Place:
     sums: Tensors
 
 
-def same_as(subject: Subject, name: str) -> Finding:
-    """Compare a loss with a built-in one at the built-in's defaults.
+def counterpart(subject: Subject, name: str) -> Subject:
+    """The built-in loss that another one is compared with.
 
     Raises:
         ToyalignError: for an unknown name, or losses on different kinds of data.
@@ -60,6 +60,11 @@ def same_as(subject: Subject, name: str) -> Finding:
             f"{subject.card.name} is a loss on {subject.card.kind} and {known.card.name} one on "
             f"{known.card.kind}: they cannot be compared"
         )
+    return known
+
+
+def same_as(subject: Subject, known: Subject) -> Finding:
+    """Compare a loss with a built-in one at the built-in's defaults."""
     try:
         status, seen = "pass", _compare(subject, known)
     except Broken as broken:

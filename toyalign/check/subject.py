@@ -67,7 +67,7 @@ class Subject:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return self.card.fn(**tensors, **{**self.card.hyper, **hyper})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = " ".join(str(error).split())
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in list(tensors.items())[:2])
             dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
@@ -85,6 +85,9 @@ class Subject:
         size = expected_shape(tensors, self.has_tokens)
         if not isinstance(loss, Tensor):
             raise Broken(f"returns {type(loss).__name__}, not a tensor")
+        if loss.layout != torch.strided or not loss.is_floating_point() or loss.is_meta:
+            kind = str(loss.dtype).removeprefix("torch.")
+            raise Broken(f"returns a {kind} tensor ({loss.layout}), not plain real numbers")
         if tuple(loss.shape) not in size:
             wanted = " or ".join(str(list(shape)) for shape in size)
             raise Broken(
@@ -105,35 +108,49 @@ class Subject:
         """
         leaves = {name: tensors[name].detach().clone().requires_grad_() for name in self.learned}
         loss = self.total({**tensors, **leaves}, **hyper)
-        if not loss.requires_grad:
-            raise Broken(
-                "the value has no gradient: it does not depend on the policy, or everything that "
-                "does has been detached"
-            )
-        grads = self._differentiate(loss.sum(), list(leaves.values()))
+        grads = differentiate(loss, list(leaves.values()))
         return {
             name: torch.zeros_like(leaf) if grad is None else grad
             for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
         }
 
-    def row_gradients(
-        self, build: Callable[..., Tensors], leaves: list[Tensor], **hyper: Any
-    ) -> list[Tensor]:
+    def row_gradients(self, build: Callable[..., Tensors], leaves: list[Tensor]) -> list[Tensor]:
         """The derivative of the summed loss by leaves from which `build` makes the tensors."""
         leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        loss = self.total(build(*leaves), **hyper)
-        if not loss.requires_grad:
-            raise Broken("the value has no gradient")
-        grads = self._differentiate(loss.sum(), leaves)
+        grads = differentiate(self.total(build(*leaves)), leaves)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
 
-    @staticmethod
-    def _differentiate(total: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
-        try:
-            return torch.autograd.grad(total, leaves, allow_unused=True)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())
-            raise Broken(f"its gradient cannot be taken: {text[:200]}") from error
+
+def differentiate(loss: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """The derivative of the summed loss by each leaf; None where it does not reach.
+
+    Raises:
+        Broken: if there is none, or it cannot be taken.
+    """
+    if not loss.requires_grad:
+        raise Broken(
+            "the value has no gradient: it does not depend on the policy, or everything that does "
+            "has been detached"
+        )
+    try:
+        return torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise Broken(f"its gradient cannot be taken: {text[:200]}") from error
+
+
+def switches(card: Objective) -> list[dict[str, Any]]:
+    """The defaults, and beside them each flag turned over and each 0 set to 1.
+
+    What a hyperparameter or an input does may hang on another one that is off by default.
+    """
+    turned: list[dict[str, Any]] = [{}]
+    for name, default in card.hyper.items():
+        if isinstance(default, bool):
+            turned.append({name: not default})
+        elif isinstance(default, int | float) and default == 0:
+            turned.append({name: 1.0})
+    return turned
 
 
 def expected_shape(tensors: Mapping[str, Tensor], has_tokens: bool) -> tuple[tuple[int, ...], ...]:

@@ -124,15 +124,33 @@ def describe(fn: Loss, **card: Any) -> Objective:
     """
     needs, hyper = [], {}
     name = getattr(fn, "__name__", "")
-    if not name:
-        raise ToyalignError(f"{fn!r} has no name of its own: define the loss with def")
-    for parameter in inspect.signature(fn).parameters.values():
+    if not name or isinstance(fn, type):
+        raise ToyalignError(f"{fn!r} is no plain function: define the loss with def")
+    if inspect.iscoroutinefunction(fn) or inspect.isgeneratorfunction(fn):
+        raise ToyalignError(f"{name}() must return its values: no async, no yield")
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except ValueError:
+        raise ToyalignError(
+            f"{name}() has no signature to read: define the loss with def"
+        ) from None
+    for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY:
             if parameter.default is parameter.empty:
                 raise ToyalignError(
                     f"hyperparameter {parameter.name!r} of {name}() needs a default value"
                 )
+            if isinstance(parameter.default, list):
+                raise ToyalignError(
+                    f"hyperparameter {parameter.name!r} of {name}() has a list for a default, "
+                    "which stands for a sweep: use a tuple"
+                )
             hyper[parameter.name] = parameter.default
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ToyalignError(
+                f"{name}() must take {parameter.name!r} by its name: leave the / out of its "
+                "signature"
+            )
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ToyalignError(
                 f"{name}() must name its tensors one by one, not take *{parameter.name}: the "

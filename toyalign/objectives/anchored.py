@@ -35,8 +35,8 @@ def dpop(
     Shapes: all [run, row]; log-probabilities summed over tokens, in nats.
     Gradient: DPO's while r_w ≥ 0; below, the pull on the chosen answer is 1 + λ times that on the
     rejected one. Both fade together, so the protection stays λ times the push.
-    Limits: λ = 0 is DPO. With small steps the chosen total is held at the reference, not raised;
-    step sizes must be chosen for (1 + λ)·β.
+    Limits: λ = 0 is DPO. Where DPO would lower the chosen total, small steps hold it at the
+    reference. Step sizes must be chosen for (1 + λ)·β.
     Departure 1: version 1 of the paper bracketed the formula otherwise; this is version 2, with
     the penalty inside σ and inside β.
     """
@@ -94,8 +94,9 @@ def nca(
     Gradient: up on the chosen answer with β·(σ(−β·r_w) − ½·σ(β·r_w)), which is β/4 at the start,
     zero at r_w = log 2/β (69 nats by default) and reversed beyond it; down on the rejected one with
     ½·β·σ(β·r_l), fading as it falls.
-    Limits: no answer is driven without bound, and a falling chosen answer is pulled back whatever
-    the rejected one does. `infonca` is its sibling that sees only the margin. Smooth everywhere.
+    Limits: the chosen answer comes to rest, the rejected one is pushed down without end. A falling
+    chosen answer is pulled back whatever the rejected one does. `infonca` is its sibling that sees
+    only the margin. Smooth everywhere.
     """
     chosen = chosen_logps - ref_chosen_logps
     rejected = rejected_logps - ref_rejected_logps
@@ -124,7 +125,7 @@ def bco(
     Shapes: [run, row], the mean log-ratio [run, 1]; log-probabilities summed over tokens, in nats.
     Gradient: up on the chosen answer with β·σ(δ − β·r_w), down on the rejected one with
     β·σ(β·r_l − δ); each fades by itself as its answer is classified with more confidence.
-    Limits: an upper bound of `dpo` at δ = 0. Smooth everywhere.
+    Limits: an upper bound of `dpo`. Smooth everywhere.
     Departure 1: the paper's δ is a moving average over steps; here it is the mean over the data of
     the step. TRL 1.16 has δ = 0.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toyalign.errors import ToyalignError
-from toyalign.glossary import SIDES, is_learned, parts
+from toyalign.glossary import SIDES, parts
 from toyalign.objectives import Objective
 
 Array = NDArray[np.float64]
@@ -64,29 +64,6 @@ def _distribution(taken: Tensor) -> Tensor:
     left = torch.log(-torch.expm1(taken))
     shares = taken.new_tensor(_REST).log()
     return torch.cat([taken.unsqueeze(-1), left.unsqueeze(-1) + shares], -1)
-
-
-def push(
-    card: Objective, tensors: Mapping[str, Tensor], hyper: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """−dL/d(log-probability) for every log-probability of the policy: positive means up.
-
-    Args:
-        card: the objective.
-        tensors: what its signature asks for.
-        hyper: its hyperparameters.
-
-    Returns:
-        One tensor for each trainable name, shaped like it.
-    """
-    moving = [name for name in card.needs if is_learned(name)]
-    leaves = {name: tensors[name].detach().clone().requires_grad_() for name in moving}
-    loss = card.fn(**{**tensors, **leaves}, **hyper)
-    grads = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(leaves[name]) if grad is None else -grad
-        for name, grad in zip(moving, grads, strict=True)
-    }
 
 
 def push_on_tokens(

@@ -125,7 +125,7 @@ def ipo(
     L = (h − 1/(2τ))²,  h = r_w − r_l, with log-probabilities summed over tokens
 
     Shapes: all [run, row]; log-probabilities in nats, the target 1/(2τ) as well.
-    Gradient: ∓2·(h − 1/(2τ)), proportional to the distance from the target: large at the start
+    Gradient: ±2·(h − 1/(2τ)), proportional to the distance from the target: large at the start
     (1/τ), zero at the target, and reversed beyond it (chosen down, rejected up), by design.
     Limits: only the difference counts, as in DPO. Smooth everywhere.
     Departure 1: TRL averages the log-probabilities over tokens; that is `ipo_mean` here.

@@ -97,7 +97,11 @@ def random_answers(
                 noise = normal(runs, rows, tokens)
                 other = -(made[side] + apart * noise).abs() if apart else made[side]
             made[prefix + side] = other
-    return Answers(made, masks, _data(needs, normal, runs, rows))
+    data = _data(needs, normal, runs, rows)
+    if apart == 0:  # where training starts nothing has drifted
+        for name in ("kl_estimate", "mean_log_ratio"):
+            data[name] = 0 * data[name]
+    return Answers(made, masks, data)
 
 
 def _data(needs: Sequence[str], normal: Callable[..., Tensor], runs: int, rows: int) -> Tensors:
@@ -116,7 +120,7 @@ def _data(needs: Sequence[str], normal: Callable[..., Tensor], runs: int, rows: 
         "mean_log_ratio": 0.3 * normal(runs, 1),
         "best_weights": best,
     }
-    if "token_logps" not in needs and any("log_probs" in name for name in needs):
+    if not {"logps", "token_logps"} & set(needs) and any("log_probs" in n for n in needs):
         start = normal(runs, rows, ACTIONS)
         for prefix in ("", "ref_", "target_"):
             noise = normal(runs, rows, ACTIONS)
@@ -166,7 +170,7 @@ def far_apart(
 
     data = _data(["token_logps"], normal, 1, len(pairs))
     for name in ("log_probs", "ref_log_probs", "target_log_probs"):
-        if "token_logps" not in needs and name in needs:
+        if not {"logps", "token_logps"} & set(needs) and name in needs:
             data[name] = torch.log_softmax(torch.tensor([[[0.0, -ratio], [-ratio, 0.0]]]), -1)
     if "target_log_probs" in needs:
         data["target_log_probs"] = torch.tensor([0.5, 0.5]).log().expand(1, 2, 2)
