@@ -406,7 +406,7 @@ WRONG = {
     "run mine.py:late --steps 9": ["late raised RuntimeError: two lines (line 9 of "],
     "run mine.py:strange": ["'chosen_lps'; did you mean 'chosen_logps'?"],
     "run mine.py:clash": ["hyperparameter 'steps' of clash", "rename it"],
-    "run mine.py:part": ["has no name of its own: define the loss with def"],
+    "run mine.py:part": ["is no plain function: define the loss with def"],
     "run mine.py:truth --on maybe": ["--on: 'maybe' is neither true nor false"],
     "run broken.py:f": ["broken.py cannot be imported: SyntaxError"],
     "run exits.py:f": ["exits.py cannot be imported: SystemExit: 3"],

@@ -1698,53 +1698,54 @@ def distil_annealed(log_probs, ref_log_probs, target_log_probs, *, trust=0.7):
 
 
 QUESTIONABLE = {
-    "dual_clip_ppo": "trust_region: by design the gradient is 0 at a ratio above c = 3 with A < 0, "
-    "where the policy must be pulled back",
-    "soft_gate_ppo": "trust_region: the sigmoid gate fades like exp(-ratio): 7e-4*A is left at a "
-    "token ratio of e^2.5 with A < 0, where the policy must be pulled back",
-    "sequence_ppo_tamed": "trust_region: like every ratio of whole sequences its gradient ratio*A "
-    "underflows to 0 for A > 0 at -1e4 nats (already below 1e-10 at -25)",
-    "ppo_tanh_advantages": "trust_region: at ratio 1 the gradient is -tanh(A), odd in A but not -A",
-    "ppo_leaky_negatives": "trust_region: at ratio 1 the gradient is neither -A nor odd in A",
-    "ppo_entropy": "trust_region: the entropy bonus adds a gradient on log_probs at ratio 1 that "
-    "does not change sign with A",
-    "grpo_full_kl": "reference: a constant added to both whole distributions scales exp(log_probs) "
-    "and so the gradient; trust_region: KL's raw gradient on log_probs is not odd in A",
-    "grpo_group_rewards": "rows: the rewards are compared within the group inside the loss; "
-    "hyperparameters: eps hardly changes anything",
-    "rloo_inside": "rows: the leave-one-out baseline couples the rows",
-    "dapo_batch_mean": "rows: the batch's mean length is the denominator",
-    "kto_batch_estimate": "rows: the point of reference is the batch's mean log-ratio",
-    "beta_dpo": "rows: beta follows the batch's mean margin",
-    "dpop_kinked": "gradient: the relu has its kink exactly at policy = reference, where finite "
-    "differences give the mean of two slopes",
-    "log_cosh_threshold": "gradient: at the start the argument of F.softplus is 20, where torch "
-    "leaves out log1p(exp(-x)): the value jumps by 2e-9, which small finite differences see",
-    "near_targets": "direction: a chosen answer more than 5 nats up is pulled back although the "
-    "pair may still be misordered (r_w = 5.5, r_l = 6)",
-    "ipo_token_average": "direction: with 1 token against 4,000 a pair misordered by sums can lie "
-    "beyond the target per token (r_w = 5.5, r_l = 6), where IPO pulls back",
-    "rebel_pair": "direction: it follows the rewards, so a pair whose chosen answer has the lower "
-    "reward is turned round",
-    "dpo_with_unlikelihood": "reference: p/(1 - p) depends on the policy's log-prob itself",
-    "dpo_policy_weighted": "reference: the weight is the policy's own probability; gradient: at "
-    "very low log-probs the weight underflows to 0",
-    "tdpo_two": "gradient: chosen_log_probs is only held constant; reference: a constant on whole "
-    "distributions changes the divergence; at the start d_l is flat on the simplex only",
-    "entropy_weighted_sft": "gradient: log_probs only makes a constant weight, so that trainable "
-    "input gets no gradient",
-    "selective_sft": "mask: tokens above the reference are left out on purpose, so not every "
-    "unmasked token counts",
-    "sft_discounted": "mask: 0.99^4000 = 3e-18, so late tokens of a long response count for "
-    "nothing that float32, or float64, can see in the sum",
-    "sft_chunk_size": "hyperparameters: chunk_size has no effect on the value, by design",
-    "orpo_with_eps": "hyperparameters: eps has an effect only where an answer is all but certain",
-    "dpo_upcast": "purity: .float() lowers float64 to float32, so full precision is lost",
-    "distil_annealed": "reference: it mixes whole distributions, and a constant added to "
-    "ref_log_probs (they no longer sum to 1) changes the goal",
+    "dual_clip_ppo": (
+        "trust_region: by design the gradient is 0 at a ratio above c = 3 with A < 0, "
+        "where the policy must be pulled back"
+    ),
+    "ppo_leaky_negatives": ("trust_region: at ratio 1 the gradient is neither -A nor odd in A"),
+    "ppo_entropy": (
+        "trust_region: the entropy bonus adds a gradient on log_probs at ratio 1 that "
+        "does not change sign with A"
+    ),
+    "grpo_group_rewards": (
+        "rows: the rewards are compared within the group inside the loss; "
+        "hyperparameters: eps hardly changes anything"
+    ),
+    "rloo_inside": ("rows: the leave-one-out baseline couples the rows"),
+    "dapo_batch_mean": ("rows: the batch's mean length is the denominator"),
+    "kto_batch_estimate": ("rows: the point of reference is the batch's mean log-ratio"),
+    "beta_dpo": ("rows: beta follows the batch's mean margin"),
+    "near_targets": (
+        "direction: a chosen answer more than 5 nats up is pulled back although the pair "
+        "may still be misordered (r_w = 5.5, r_l = 6)"
+    ),
+    "dpo_with_unlikelihood": ("reference: p/(1 - p) depends on the policy's log-prob itself"),
+    "dpo_policy_weighted": (
+        "reference: the weight is the policy's own probability; gradient: at very low "
+        "log-probs the weight underflows to 0"
+    ),
+    "sft_discounted": (
+        "mask: 0.99^4000 = 3e-18, so late tokens of a long response count for nothing "
+        "that float32, or float64, can see in the sum"
+    ),
+    "sft_chunk_size": ("hyperparameters: chunk_size has no effect on the value, by design"),
+    "dpo_upcast": ("purity: .float() lowers float64 to float32, so full precision is lost"),
 }
 
 SOUND = [
+    "soft_gate_ppo",
+    "sequence_ppo_tamed",
+    "ppo_tanh_advantages",
+    "grpo_full_kl",
+    "dpop_kinked",
+    "log_cosh_threshold",
+    "ipo_token_average",
+    "rebel_pair",
+    "tdpo_two",
+    "entropy_weighted_sft",
+    "selective_sft",
+    "orpo_with_eps",
+    "distil_annealed",
     "dpo_softplus",
     "dpo_logaddexp",
     "dpo_bce",

@@ -106,7 +106,7 @@ _FIELDS = (
     "their log-ratios to the reference. The ground is tinted where the chosen answer is pushed "
     "down; blue lines are short trainings in which neighbouring answers share features."
 )
-_TRACES = "The same trainings over time: where the probability is at the end, and how it got there."
+_TRACES = "Short trainings over time: where the probability is at the end, and how it got there."
 _CSS = """
 :root { color-scheme: light dark; --line: #8886; --bad: #b3261e; --good: #1b6e3c; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }

@@ -60,18 +60,18 @@ class Reading:
 
 _LIST = (
     Probe("pushes_down", landscape.pushes_down, "share of the plane", "chosen_falls"),
-    Probe("fading", landscape.fading, "of the first push", "chosen_falls"),
+    Probe("fading", landscape.fading, "of the first push", "family_portrait"),
     Probe("displacement", dynamics.displacement, "nats", "chosen_falls"),
     Probe("relocation", dynamics.relocation, "times the steps", "mass_relocation"),
-    Probe("stops", landscape.stops, "nats of margin", "chosen_falls"),
-    Probe("flipped_labels", landscape.flipped_labels, "nats of margin", "chosen_falls"),
+    Probe("stops", landscape.stops, "nats of margin", "family_portrait"),
+    Probe("flipped_labels", landscape.flipped_labels, "nats of margin", "family_portrait"),
     Probe("tilted_reference", dynamics.tilted_reference, "total variation", "mass_relocation"),
-    Probe("drift", dynamics.drift, "nats of KL", "mass_relocation"),
-    Probe("length", landscape.length, "of the push per token", "chosen_falls"),
+    Probe("drift", dynamics.drift, "nats of KL", "family_portrait"),
+    Probe("length", landscape.length, "of the push per token", "family_portrait"),
     Probe("data_source", dynamics.data_source, "reward", "on_policy_or_negative_gradient"),
-    Probe("stable_steps", dynamics.stable_steps, "nats per step", "chosen_falls"),
-    Probe("precision", landscape.precision, "relative error", "chosen_falls"),
-    Probe("cost", landscape.cost, "forward passes", "on_policy_or_negative_gradient"),
+    Probe("stable_steps", dynamics.stable_steps, "nats per step", "family_portrait"),
+    Probe("precision", landscape.precision, "relative error", "family_portrait"),
+    Probe("cost", landscape.cost, "forward passes", "family_portrait"),
 )
 
 PROBES: dict[str, Probe] = {probe.name: probe for probe in _LIST}

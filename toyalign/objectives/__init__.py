@@ -64,7 +64,7 @@ class Objective:
 
     @property
     def kind(self) -> str:
-        """The kind of data it needs: pairs, samples, distributions or demonstrations."""
+        """The kind of data it needs, a key of `glossary.KINDS`."""
         return kind_of(self.needs)
 
     @property
