@@ -107,8 +107,6 @@ def load_cards(names: Iterable[str]) -> list[Objective]:
     cards: dict[str, Objective] = {}
     wanted = tuple(dict.fromkeys(names))
     for name in wanted:
-        if name.endswith(".py"):
-            raise ToyalignError(f"which function of {name}? Write {name}:function")
         with blame(name):
             card = get_objective(name)
         if card.name != name and card.name in {*wanted, *cards}:

@@ -326,8 +326,6 @@ def check(options: Check) -> None:
         return
     if not options.name:
         raise ToyalignError("check what? The loss comes first: `toyalign check my_loss.py:my_loss`")
-    if options.name.endswith(".py"):
-        raise ToyalignError(f"which function of {options.name}? Write {options.name}:function")
     check_target(options.report, REPORT_SUFFIXES)
     torch.set_num_threads(1)
     with blame(options.name):

@@ -43,7 +43,8 @@ def render(report: Report, target: str, suffix: str) -> str:
     pictures = []
     if report.kind:  # else its signature cannot be read, and nothing can be drawn
         cards = [get_objective(target), get_objective(_BESIDE)]
-        drawn = {_fields(cards): _FIELDS, _traces(cards): _TRACES}
+        runs = [_trained(card) for card in cards]
+        drawn = {_fields(cards, runs): _FIELDS, _traces(runs): _TRACES}
         pictures = [(_svg(figure), text) for figure, text in drawn.items() if figure]
     return _page(report, pictures)
 
@@ -64,7 +65,7 @@ def _trained(card: Objective) -> Trajectory | None:
         return None
 
 
-def _fields(cards: list[Objective]) -> Figure | None:
+def _fields(cards: list[Objective], runs: list[Trajectory | None]) -> Figure | None:
     """Phase fields side by side."""
     drawn = []
     for card in cards:
@@ -77,8 +78,7 @@ def _fields(cards: list[Objective]) -> Figure | None:
     if len(drawn) < len(cards):
         return None
     figure, axes = plotting.new_figure(1, len(drawn), width=3.1, height=3.0)
-    for ax, (card, pushes) in zip(axes.flat, drawn, strict=True):
-        traj = _trained(card)
+    for ax, (card, pushes), traj in zip(axes.flat, drawn, runs, strict=True):
         paths = []
         if traj is not None:
             ((chosen, rejected),) = traj.pairs
@@ -89,10 +89,10 @@ def _fields(cards: list[Objective]) -> Figure | None:
     return figure
 
 
-def _traces(cards: list[Objective]) -> Figure | None:
+def _traces(runs: list[Trajectory | None]) -> Figure | None:
     """Log-probabilities over time side by side."""
-    runs = [traj for traj in map(_trained, cards) if traj is not None and not traj.diverged.all()]
-    return plotting.plot_runs(runs) if runs else None
+    alive = [traj for traj in runs if traj is not None and not traj.diverged.all()]
+    return plotting.plot_runs(alive) if alive else None
 
 
 def _svg(figure: Figure) -> str:

@@ -54,7 +54,9 @@ def displacement(subject: Subject) -> tuple[float, str]:
 
 def relocation(subject: Subject) -> tuple[float, str]:
     """Steps to move the mass from a likely to a rare arm, over steps for the way back."""
-    away, back = _steps_to_half(subject, _RARE, 1000), _steps_to_half(subject, _LIKELY, 200)
+    lr = _first_step(subject, 0.05)
+    away = _steps_to_half(subject, _RARE, lr, 1000)
+    back = _steps_to_half(subject, _LIKELY, lr, 200)
     if np.isinf(back):
         raise NotApplicable("in 200 steps not even an arm of 44 % gets half of the mass")
     to = f"{away:.0f} steps" if np.isfinite(away) else "more than 1000 steps"
@@ -64,7 +66,7 @@ def relocation(subject: Subject) -> tuple[float, str]:
     )
 
 
-def _steps_to_half(subject: Subject, start: float, steps: int) -> float:
+def _steps_to_half(subject: Subject, start: float, lr: float, steps: int) -> float:
     """SGD steps until the wanted arm has half of the mass, from a start of little or of much.
 
     On the way to a likely arm, another one has a little more mass to begin with.
@@ -84,7 +86,7 @@ def _steps_to_half(subject: Subject, start: float, steps: int) -> float:
         problem,
         policy=Tabular(),
         source=_given(subject.card),
-        lr=_first_step(subject),
+        lr=lr,
         steps=steps,
         marks=60,
     )
@@ -92,7 +94,7 @@ def _steps_to_half(subject: Subject, start: float, steps: int) -> float:
     return float(measures.steps_to(traj.steps, mass, 0.5)[0])
 
 
-def _first_step(subject: Subject, size: float = 0.05) -> float:
+def _first_step(subject: Subject, size: float) -> float:
     """A learning rate at which the first step on an even bandit moves a logit by `size` nats."""
     problem = Bandit(
         reference=np.full(6, 1 / 6),

@@ -188,6 +188,8 @@ def get_objective(which: "str | Loss | Objective") -> Objective:
     if isinstance(which, Objective):
         return which
     if isinstance(which, str):
+        if which.endswith(".py"):
+            raise ToyalignError(f"which function of {which}? Write {which}:function")
         if ".py:" not in which:
             return OBJECTIVES[which]
         which = load_from_file(which)
