@@ -23,7 +23,7 @@ def over(hyper: Hyper, like: Tensor) -> Tensor:
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
-_TAME = 30.0  # exp(30) is 1e13: far beyond any ratio of interest, far from float32's overflow
+TAME = 30.0  # exp(30) is 1e13: far beyond any ratio of interest, far from float32's overflow
 
 
 def tame_exp(x: Tensor) -> Tensor:
@@ -32,5 +32,5 @@ def tame_exp(x: Tensor) -> Tensor:
     Clamping instead would make the gradient vanish exactly where a policy has gone farthest. On the
     way to 10⁴ nats the value stays below 10¹⁸, which float32 can hold.
     """
-    near = x.clamp(max=_TAME)
+    near = x.clamp(max=TAME)
     return near.exp() * (1 + (x - near))  # exact below: x − x is 0

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from toyalign.objectives import objective
-from toyalign.shapes import Hyper, Row, over, tame_exp
+from toyalign.shapes import TAME, Hyper, Row, over, tame_exp
 
 
 @objective(
@@ -109,7 +109,7 @@ def power_link(x: Tensor, power: Hyper) -> Tensor:
     k = over(power, x)
     flat = k == 0
     k = torch.where(flat, 1, k)
-    near = (k * x).clamp(max=30)
+    near = (k * x).clamp(max=TAME)
     # tame_exp(kx) − 1, without the rounding of the difference where kx is small
     above = torch.expm1(near) + near.exp() * (k * x - near)
     return torch.where(flat, x, above / k)
