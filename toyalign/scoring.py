@@ -1,8 +1,8 @@
 """From log-probabilities and rows to the named tensors that a loss asked for.
 
-This is the provider of every name in the glossary, for policies whose responses are single actions
-(T = 1: per-token tensors have a token axis of length one). A quality prompt has no words to read in
-such a world: it leaves the context as it is.
+This is the provider of every name in the glossary. Where responses are single actions, T = 1:
+per-token tensors have a token axis of length one. A quality prompt has no words to read in a table
+of log-probabilities: it leaves the context as it is.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def constants(
         elif quantity in ("lengths", "mask"):
             if side not in rows.sides:
                 raise _missing(name)
-            ones = reference.new_ones(1, 1).expand(len(reference), rows.count)
-            found[name] = ones if quantity == "lengths" else ones.unsqueeze(-1)
+            mask = _mask(rows, side, reference)
+            found[name] = mask.sum(-1) if quantity == "lengths" else mask
     return found
 
 
@@ -87,67 +87,110 @@ def from_table(
         elif side in rows.sides and quantity in ("logps", "token_logps"):
             responses = responses or _look_up(table, rows)
             logps = responses[side].detach() if whose else responses[side]
-            found[name] = logps.unsqueeze(-1) if quantity == "token_logps" else logps
+            found[name] = _per_token(logps) if quantity == "token_logps" else _summed(logps)
         else:
             raise _missing(name)
     return found
 
 
 def reduce_rows(loss: Tensor, rows: Rows) -> Tensor:
-    """The loss of each run, [run]: the weighted sum over rows.
+    """The loss of each run, [run]: the sum weighted by `weights`."""
+    return (weights(loss, rows) * loss).flatten(1).sum(1)
+
+
+def weights(loss: Tensor, rows: Rows) -> Tensor:
+    """The weight of every entry of a loss, [run or 1, row] or [run or 1, row, token].
 
     A loss with a value per token, [run, row, token], becomes the token mean over all rows; with
-    one token per response that is the weighted sum as well.
+    one token per response that is the weighted sum over rows as well.
     """
-    per_row = loss.squeeze(-1) if loss.ndim == 3 else loss
-    return (rows.weight * per_row).sum(1)
+    if loss.ndim == 2:
+        return rows.weight
+    weight = rows.weight.unsqueeze(-1)
+    if rows.mask is None:
+        return weight
+    on_tokens = weight * rows.mask[:, 0]
+    return on_tokens / on_tokens.sum((1, 2), keepdim=True)
 
 
 def _look_up(table: Tensor, rows: Rows) -> dict[str, Tensor]:
-    """The log-probability of every response, [run, row] for each side."""
+    """The log-probability of every response for each side, [run, row], or of its tokens."""
     if rows.cells is None:
         return {side: table for side in rows.sides}
-    runs = len(table)
-    if len(rows.sides) == 1:
-        return {rows.sides[0]: table.gather(1, rows.cells[:, 0].expand(runs, -1))}
+    cells = rows.cells.expand(len(table), *rows.cells.shape[1:])
     # One look-up for both sides: its backward pass fills one table instead of two.
-    cells = rows.cells.expand(runs, -1, -1)
-    both = table.gather(1, cells.reshape(runs, -1)).view(cells.shape)
+    both = table.gather(1, cells.reshape(len(table), -1)).view(cells.shape)
+    if rows.mask is not None:
+        both = both * rows.mask
     return dict(zip(rows.sides, torch.unbind(both, 1), strict=True))
 
 
+def _summed(logps: Tensor) -> Tensor:
+    """[run, row] from what `_look_up` found."""
+    return logps if logps.ndim == 2 else logps.sum(-1)
+
+
+def _per_token(logps: Tensor) -> Tensor:
+    """[run, row, token] from what `_look_up` found."""
+    return logps.unsqueeze(-1) if logps.ndim == 2 else logps
+
+
+def _mask(rows: Rows, side: str, reference: Tensor) -> Tensor:
+    """Which tokens belong to a response of a side, [run, row, token]."""
+    runs = len(reference)
+    if rows.mask is None:
+        return reference.new_ones(1, 1, 1).expand(runs, rows.count, 1)
+    return rows.mask[:, rows.sides.index(side)].to(reference.dtype).expand(runs, -1, -1)
+
+
 def _cells(table: Tensor, rows: Rows, side: str) -> Tensor:
-    """The cell of each response of a side, [run or 1, row]."""
+    """The cell of each token of each response of a side, [run or 1, row, token]."""
     if rows.cells is None:
-        return torch.arange(table.shape[1])[None]
-    return rows.cells[:, rows.sides.index(side)]
+        return torch.arange(table.shape[1])[None, :, None]
+    cells = rows.cells[:, rows.sides.index(side)]
+    return cells if rows.mask is not None else cells.unsqueeze(-1)
+
+
+def _in_context(values: Tensor, rows: Rows, side: str, table: Tensor, actions: int) -> Tensor:
+    """What holds in every context, [run, context], summed over each response's own, [run, row]."""
+    runs = len(values)
+    contexts = (_cells(table, rows, side) // actions).expand(runs, -1, -1)
+    there = values.gather(1, contexts.reshape(runs, -1)).view(contexts.shape)
+    return (there if rows.mask is None else there * _mask(rows, side, table)).sum(-1)
 
 
 def _everything(table: Tensor, rows: Rows, side: str, actions: int) -> Tensor:
-    """The whole distribution that each response was one action of, [run, row, 1, action]."""
+    """The whole distribution that each token was one action of, [run, row, token, action]."""
     runs = len(table)
     whole = table.view(runs, -1, actions)
     if whole.shape[1] == 1:
         return whole.expand(runs, rows.count, actions).unsqueeze(2)
-    context = (_cells(table, rows, side) // actions).expand(runs, -1)
-    return whole.gather(1, context.unsqueeze(-1).expand(-1, -1, actions)).unsqueeze(2)
+    context = (_cells(table, rows, side) // actions).expand(runs, -1, -1)
+    flat = context.reshape(runs, -1, 1).expand(-1, -1, actions)
+    return whole.gather(1, flat).view(*context.shape, actions)
 
 
 def _mean_log_ratio(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> Tensor:
     """The mean of log π/π_ref over all responses of all sides, [run, 1]."""
     ratios = _look_up(table - reference, rows)
-    mean = torch.stack(list(ratios.values())).mean(0)
+    mean = torch.stack([_summed(ratio) for ratio in ratios.values()]).mean(0)
     return (rows.weight * mean).sum(1, keepdim=True)
 
 
 def _kl_estimate(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> Tensor:
     """The mean of log π/π_ref over every response in every context, not below 0, [run, 1].
 
-    KTO pairs prompts with responses to other prompts; here all combinations count.
+    KTO pairs prompts with responses to other prompts; here all combinations count. Responses of
+    several tokens belong to their contexts: for them it is KL(π‖π_ref), summed over the contexts
+    of a response, which is what KTO's mismatched pairs estimate.
     """
     runs = len(table)
+    if rows.mask is not None:
+        kl = (table.exp() * (table - reference)).view(runs, -1, actions).sum(-1)
+        along = torch.stack([_in_context(kl, rows, side, table, actions) for side in rows.sides])
+        return (rows.weight * along.mean(0)).sum(1, keepdim=True).clamp(min=0)
     ratio = (table - reference).view(runs, -1, actions).mean(1)
-    arms = _cells(table, rows, rows.sides[0]) % actions
+    arms = _cells(table, rows, rows.sides[0]).squeeze(-1) % actions
     ratios = ratio.gather(1, arms.expand(runs, -1))
     return (rows.weight * ratios).sum(1, keepdim=True).clamp(min=0)
 
@@ -155,11 +198,11 @@ def _kl_estimate(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> 
 def _reference_response(table: Tensor, reference: Tensor, rows: Rows, actions: int) -> Tensor:
     """What log π is on average for a response of the reference to each pair's prompt, [run, row].
 
-    A pair has no third response; its expectation is the same term without noise.
+    A pair has no third response; its expectation is the same term without noise, token by token
+    in the contexts of the chosen response.
     """
-    runs = len(table)
-    mean = (reference.exp() * table).view(runs, -1, actions).sum(-1)
-    return mean.gather(1, (_cells(table, rows, "chosen_") // actions).expand(runs, -1))
+    mean = (reference.exp() * table).view(len(table), -1, actions).sum(-1)
+    return _in_context(mean, rows, "chosen_", table, actions)
 
 
 _PAIR = ("chosen_", "rejected_")

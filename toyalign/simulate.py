@@ -22,7 +22,7 @@ from toyalign.problems import get_problem
 from toyalign.problems.sources import Collector, Source
 from toyalign.records import Records, gather
 from toyalign.rows import Rows
-from toyalign.scoring import constants, from_table, reduce_rows
+from toyalign.scoring import constants, from_table, reduce_rows, weights
 from toyalign.streams import Streams
 from toyalign.trajectory import Trajectory
 
@@ -153,8 +153,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
                 break
         # The gradient of the weighted sum over rows. Every run has its own parameters, so one
         # backward pass serves all runs and mixes none.
-        weight = rows.weight.view(len(rows.weight), *loss.shape[1:]).expand_as(loss)
-        (grad,) = torch.autograd.grad(loss, leaf, grad_outputs=weight)
+        (grad,) = torch.autograd.grad(loss, leaf, grad_outputs=weights(loss, rows).expand_as(loss))
         if plan.max_grad_norm is not None:
             grad = clip_per_run(grad, plan.max_grad_norm)
         plan.optimiser.step(theta, grad, lr, state, step)
@@ -167,7 +166,8 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
 def _checked(loss: Any, plan: Plan, rows: Rows, runs: int) -> Tensor:
     """Refuse a loss that has been reduced or broadcast, or that teaches nothing."""
     shape = tuple(getattr(loss, "shape", ()))
-    if shape[:2] != (runs, rows.count) or shape[2:] not in ((), (1,)):
+    tokens = 1 if rows.mask is None else rows.mask.shape[-1]
+    if shape[:2] != (runs, rows.count) or shape[2:] not in ((), (tokens,)):
         raise ToyalignError(
             f"{plan.objective.name} returned shape {list(shape)}, but must return one value per "
             f"row, [run, row] = [{runs}, {rows.count}], or per token: take no mean and no sum"

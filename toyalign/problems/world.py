@@ -1,15 +1,25 @@
 """A world: one problem made concrete for some runs, as tensors with a leading run axis."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from toyalign.rows import Rows
+from toyalign.streams import Streams
+
+# (log-probabilities [run, cell], groups, responses per group, streams) -> responses and rewards
+Respond = Callable[[Tensor, int, int, Streams], tuple[Rows, Tensor]]
 
 
 @dataclass(frozen=True)
 class World:
     """What a policy and a data source need to know of a problem.
 
-    A cell is one action in one context: cell = context * actions + action.
+    A cell is one action in one context: cell = context * actions + action. In a bandit a context
+    is a prompt and an action a whole response. In a world of longer responses an action is a token
+    and a context what the policy sees before it: a state of a lake, or the prompt with the tokens
+    so far. Such a world brings its rows ready-made, and says how it is responded to.
 
     Args:
         contexts: number of contexts (prompts, states); 1 for a plain bandit.
@@ -21,6 +31,16 @@ class World:
         pairs: [1, 2, pair], cells of the problem's own chosen and rejected responses, or None.
         states: [run, context, feature] inputs of a policy that reads the context, or None.
         unseen_states: the same for contexts that are never trained on, or None.
+        tokens: [run or 1, response, token], the fixed responses of a world of sequences, whose
+            contexts are their positions: context = response * tokens + position.
+        prompts: [run or 1, response], the prompt of each.
+        nodes: [run or 1, context], which prefix each context is: equal ones have equal numbers.
+        pair_rows: pairs of longer responses, or None.
+        demonstration_rows: demonstrations of several tokens, or None.
+        respond: how responses of several tokens are drawn from a policy: returns rows with cells
+            [run, 1, group * response, token], groups one after the other, and their rewards
+            [run, group * response].
+        next_context: [cell], where each action leads, if that is certain.
     """
 
     contexts: int
@@ -32,11 +52,23 @@ class World:
     pairs: Tensor | None = None
     states: Tensor | None = None
     unseen_states: Tensor | None = None
+    tokens: Tensor | None = None
+    prompts: Tensor | None = None
+    nodes: Tensor | None = None
+    pair_rows: Rows | None = None
+    demonstration_rows: Rows | None = None
+    respond: Respond | None = None
+    next_context: Tensor | None = None
 
     @property
     def cells(self) -> int:
         """Number of entries of the table of log-probabilities."""
         return self.contexts * self.actions
+
+    @property
+    def sequential(self) -> bool:
+        """Whether responses have several tokens."""
+        return self.pair_rows is not None or self.demonstration_rows is not None
 
     @property
     def runs(self) -> int:
