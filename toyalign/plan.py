@@ -115,7 +115,7 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
                 name == "fixed"
                 and (
                     card.kind == "samples"
-                    or (card.kind in ("pairs", "labelled") and not problem.pairs)
+                    or (card.kind in ("pairs", "labelled") and not has_pairs(problem))
                 )
             )
         ]
@@ -131,6 +131,11 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
             f"{' or '.join(card.sources)}"
         )
     return replace(chosen, advantage=chosen.advantage or card.advantage)
+
+
+def has_pairs(problem: Any) -> bool:
+    """Whether a problem brings preference pairs, of arms or of longer responses."""
+    return bool(problem.pairs) or getattr(problem, "has_pairs", False)
 
 
 def columns(plan: Plan, batch: list[int]) -> dict[str, Any]:

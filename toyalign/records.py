@@ -13,6 +13,8 @@ from toyalign.problems.world import World
 from toyalign.rows import Rows
 from toyalign.trajectory import Trajectory
 
+MOST_CELLS = 4096  # of a larger table nothing is recorded but what the problem measures
+
 
 class DivergenceWarning(UserWarning):
     """Some runs ended in non-finite numbers; their records stop there."""
@@ -23,7 +25,8 @@ class Records:
 
     def __init__(self, plan: Plan, runs: int, world: World):
         self._marks = plan.marks
-        self._table = (runs, world.contexts, world.actions)
+        kept = world.contexts if world.cells <= MOST_CELLS else 0
+        self._table = (runs, kept, world.actions)
         kind = np.float64 if plan.dtype == torch.float64 else np.float32
         self._empty = lambda *shape: np.full((len(plan.marks), *shape), np.nan, dtype=kind)
         self.arrays: dict[str, Any] = {
@@ -31,7 +34,8 @@ class Records:
             "loss": self._empty(runs),
             "scores": {},
             "unseen": None,
-            "rewards": world.rewards[0, : world.actions].numpy(),
+            "rewards": None if world.sequential else world.rewards[0, : world.actions].numpy(),
+            "measured": {},
             "diverged_at": np.full(runs, -1),
         }
 
@@ -43,6 +47,7 @@ class Records:
         tensors: Mapping[str, Tensor],
         rows: Rows,
         unseen: Tensor | None,
+        measured: Mapping[str, Tensor],
     ) -> bool:
         """Record a step; runs with non-finite numbers end here. Returns whether any run lives."""
         mark = self._marks.index(step)
@@ -51,7 +56,8 @@ class Records:
         bad = ~torch.isfinite(log_probs).all(1).numpy()
         ended = arrays["diverged_at"]
         ended[bad & (ended < 0)] = step
-        arrays["log_probs"][mark] = log_probs.view(self._table).numpy()
+        if self._table[1]:
+            arrays["log_probs"][mark] = log_probs.view(self._table).numpy()
         arrays["loss"][mark] = loss[:runs].numpy()
         for name, values in tensors.items():
             if name.endswith("logps") and not name.startswith("old_"):
@@ -63,9 +69,12 @@ class Records:
             if arrays["unseen"] is None:
                 arrays["unseen"] = self._empty(*seen.shape)
             arrays["unseen"][mark] = seen.numpy()
+        for name, per_run in measured.items():
+            arrays["measured"].setdefault(name, self._empty(runs))[mark] = per_run[:runs].numpy()
         for array in (
             *(arrays[k] for k in ("log_probs", "loss", "unseen")),
             *arrays["scores"].values(),
+            *arrays["measured"].values(),
         ):
             if array is not None:
                 array[mark, ended >= 0] = np.nan
@@ -77,7 +86,8 @@ def gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]
     count = len(plan.runs["seed"])
     whole: dict[str, Any] = {}
     for piece, part in zip(pieces, chunks, strict=True):
-        part |= {f"scores/{name}": values for name, values in part.pop("scores").items()}
+        for kind in ("scores", "measured"):
+            part |= {f"{kind}/{name}": values for name, values in part.pop(kind).items()}
         for name, values in part.items():
             if values is None or name in ("rewards", "queries"):
                 whole[name] = values
@@ -98,11 +108,10 @@ def gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]
             DivergenceWarning,
             stacklevel=3,
         )
-    scores = {
-        name.removeprefix("scores/"): whole.pop(name)
-        for name in list(whole)
-        if name.startswith("scores/")
-    }
+    scores, own = (
+        {n.removeprefix(kind): whole.pop(n) for n in list(whole) if n.startswith(kind)}
+        for kind in ("scores/", "measured/")
+    )
     return Trajectory(
         objective=plan.objective.name,
         problem=getattr(plan.problem, "name", type(plan.problem).__name__),
@@ -112,6 +121,8 @@ def gather(plan: Plan, pieces: Sequence[slice], chunks: Iterator[dict[str, Any]]
         steps=np.array(plan.marks),
         pairs=tuple(getattr(plan.problem, "pairs", ())),
         scores=scores,
+        own_measures=own,
+        own_units=getattr(plan.problem, "units", {}),
         reference=whole["log_probs"][0],  # training starts at the reference
         **whole,
     )

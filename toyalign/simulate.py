@@ -20,6 +20,7 @@ from toyalign.plan import DTYPES, Plan, columns, grid, log_spaced, seed_list, se
 from toyalign.policies import get_policy
 from toyalign.problems import get_problem
 from toyalign.problems.sources import Collector, Source
+from toyalign.problems.world import World
 from toyalign.records import Records, gather
 from toyalign.rows import Rows
 from toyalign.scoring import constants, from_table, reduce_rows, weights
@@ -128,6 +129,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     collector = Collector(plan.source, needs, world, reference, streams)
     state = plan.optimiser.state(theta)
     records = Records(plan, len(runs), world)
+    measure = getattr(plan.problem, "measure", _nothing)
 
     rows = None
     for step in range(plan.steps + 1):
@@ -145,8 +147,9 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
                 beyond = None
                 if world.unseen_states is not None:
                     beyond = plan.policy.log_probs(theta, world, unseen=True)
+                own = measure(world, log_probs.detach(), reference)
                 alive = records.write(
-                    step, reduce_rows(loss, rows), log_probs, tensors, rows, beyond
+                    step, reduce_rows(loss, rows), log_probs, tensors, rows, beyond, own
                 )
             tick(step, plan.steps)
             if step == plan.steps or not alive:
@@ -161,6 +164,11 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     records.arrays["theta"] = theta[: len(runs)].numpy()
     records.arrays["queries"] = np.array([collector.queries(step) for step in plan.marks])
     return records.arrays
+
+
+def _nothing(world: World, log_probs: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """What a problem measures that has no measures of its own."""
+    return {}
 
 
 def _checked(loss: Any, plan: Plan, rows: Rows, runs: int) -> Tensor:

@@ -1,7 +1,7 @@
 """A trajectory: what the simulator recorded, and its tidy table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,9 +44,10 @@ class Trajectory:
         source: description of the data source.
         runs: the settings of each run, [run] each: "seed", "lr" and every hyperparameter.
         steps: [mark], the recorded steps; step 0 is before the first update.
-        log_probs: [mark, run, context, action], nats; NaN after a run has diverged.
+        log_probs: [mark, run, context, action], nats; NaN after a run has diverged. Without
+            contexts where the table is too large to be kept.
         reference: [run, context, action], log-probabilities of the reference, nats.
-        rewards: [action].
+        rewards: [action]; None where responses have several tokens.
         pairs: the problem's own (chosen, rejected) arms.
         loss: [mark, run].
         scores: weighted mean over the rows of that step, [mark, run], of every log-probability of a
@@ -55,6 +56,8 @@ class Trajectory:
         diverged_at: [run], the recorded step by which a run had become non-finite; −1 if none.
         theta: [run, parameter], the parameters at the end.
         unseen: [mark, run, context, action], log-probabilities in contexts never trained on.
+        own_measures: what the problem itself measures, [mark, run] each.
+        own_units: their units.
     """
 
     objective: str
@@ -65,7 +68,7 @@ class Trajectory:
     steps: NDArray[np.int64]
     log_probs: Array
     reference: Array
-    rewards: Array
+    rewards: Array | None
     pairs: Sequence[tuple[int, int]]
     loss: Array
     scores: Mapping[str, Array]
@@ -73,6 +76,8 @@ class Trajectory:
     diverged_at: NDArray[np.int64]
     theta: Array
     unseen: Array | None = None
+    own_measures: Mapping[str, Array] = field(default_factory=dict)
+    own_units: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def final(self) -> Array:
@@ -100,14 +105,16 @@ class Trajectory:
 
     def measured(self) -> dict[str, Array]:
         """The standard measures, [mark, run], averaged over contexts; `UNITS` gives the units."""
-        values = {
-            "loss": self.loss,
-            "expected_reward": measures.expected_reward(self.log_probs, self.rewards),
-            "kl_to_reference": measures.kl(self.log_probs, self.reference),
-            "kl_from_reference": measures.kl(self.reference, self.log_probs),
-            "entropy": measures.entropy(self.log_probs),
-            "mass_moved": measures.mass_moved(self.log_probs),
-        }
+        values = {"loss": self.loss}
+        if self.rewards is not None:
+            values["expected_reward"] = measures.expected_reward(self.log_probs, self.rewards)
+        if self.log_probs.shape[2]:
+            values |= {
+                "kl_to_reference": measures.kl(self.log_probs, self.reference),
+                "kl_from_reference": measures.kl(self.reference, self.log_probs),
+                "entropy": measures.entropy(self.log_probs),
+                "mass_moved": measures.mass_moved(self.log_probs),
+            }
         if self.pairs:
             chosen, rejected = self.pair_logps()
             values |= {
@@ -122,7 +129,8 @@ class Trajectory:
             }
         else:
             values |= {name: mean for name, mean in self.scores.items() if name in UNITS}
-        if self.unseen is not None:
+        values |= self.own_measures
+        if self.unseen is not None and self.rewards is not None:
             values["unseen_expected_reward"] = measures.expected_reward(self.unseen, self.rewards)
         return {k: v.mean(-1) if v.ndim == 3 else v for k, v in values.items()}
 
@@ -143,8 +151,9 @@ class Trajectory:
             "step": np.repeat(self.steps, count),
             "queries": np.repeat(self.queries, count),
         }
+        units = {**UNITS, **self.own_units}
         frames = [
-            pd.DataFrame({**base, "quantity": name, "value": value.ravel(), "unit": UNITS[name]})
+            pd.DataFrame({**base, "quantity": name, "value": value.ravel(), "unit": units[name]})
             for name, value in self.measured().items()
         ]
         frame = pd.concat(frames, ignore_index=True)

@@ -4,6 +4,7 @@ Contexts weigh the same.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -96,6 +97,9 @@ def own_pairs(world: World, noise: float) -> Rows:
     Raises:
         ToyalignError: if the problem has no pairs.
     """
+    if world.pair_rows is not None:
+        rows = world.pair_rows
+        return _with_flipped(rows, noise) if noise else rows
     if world.pairs is None:
         raise ToyalignError(
             "this problem has no pairs of its own: give Bandit(pairs=[(chosen, rejected)]), or "
@@ -104,14 +108,22 @@ def own_pairs(world: World, noise: float) -> Rows:
     cells = world.pairs
     count = cells.shape[2]
     weight = torch.full((1, count), 1 / count, dtype=world.rewards.dtype)
-    if noise:
-        cells = torch.cat([cells, cells.flip(1)], 2)
-        weight = torch.cat([weight * (1 - noise), weight * noise], 1)
-    return Rows(weight=weight, cells=cells, sides=("chosen_", "rejected_"))
+    rows = Rows(weight=weight, cells=cells, sides=("chosen_", "rejected_"))
+    return _with_flipped(rows, noise) if noise else rows
+
+
+def _with_flipped(rows: Rows, noise: float) -> Rows:
+    """Both labels of every pair, the wrong one with the weight of the noise."""
+    assert rows.cells is not None
+    weight = torch.cat([rows.weight * (1 - noise), rows.weight * noise], 1)
+    flipped = [None if t is None else torch.cat([t, t.flip(1)], 2) for t in (rows.cells, rows.mask)]
+    return replace(rows, weight=weight, cells=flipped[0], mask=flipped[1])
 
 
 def exact_demonstrations(world: World) -> Rows:
     """All responses, weighted by their probability among the demonstrations."""
+    if world.demonstration_rows is not None:
+        return world.demonstration_rows
     return Rows(weight=world.demonstrations)
 
 

@@ -5,6 +5,7 @@ the contexts in turn, equally often.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,48 +64,78 @@ def draw_responses(
     return arms.view(runs, groups, n)
 
 
-def sampled_samples(
-    world: World, probabilities: Tensor, cells: Tensor, needs: Collection[str], advantage: str
-) -> Rows:
-    """Rows for drawn responses, each with its reward.
+def respond(
+    world: World, log_probs: Tensor, groups: int, n: int, streams: Streams
+) -> tuple[Rows, Tensor]:
+    """N responses for each group, [run, group · response] rows, and their rewards, the same shape.
 
     Args:
-        probabilities: [run, cell], of the policy that responded.
-        cells: [run, group, response].
+        log_probs: [run, cell], of the policy that responds.
+        groups: number of groups; of single actions a multiple of the number of contexts.
+        n: responses per group.
+    """
+    if world.respond is not None:
+        return world.respond(log_probs, groups, n, streams)
+    cells = draw_responses(world, log_probs.exp(), groups, n, streams).flatten(1)
+    weight = log_probs.new_full((1, groups * n), 1 / (groups * n))
+    rewards = world.rewards.expand(len(cells), -1).gather(1, cells)
+    return Rows(weight, cells.unsqueeze(1)), rewards
+
+
+def expected_rewards(world: World, log_probs: Tensor, groups: int) -> Tensor | None:
+    """The reward to be expected of each group's responses, [run, group, 1], where it is known.
+
+    Of responses of several tokens it is not.
+    """
+    if world.sequential:
+        return None
+    per_context = (log_probs.exp() * world.rewards).view(len(log_probs), world.contexts, -1).sum(-1)
+    return per_context.repeat_interleave(groups // world.contexts, 1).unsqueeze(-1)
+
+
+def sampled_samples(
+    drawn: Rows, rewards: Tensor, expected: Tensor | None, needs: Collection[str], advantage: str
+) -> Rows:
+    """Drawn responses, each with its reward.
+
+    Args:
+        drawn: the responses, [run, group · response] rows.
+        rewards: [run, group, response].
+        expected: [run, group, 1], the reward to be expected; where it is not known, an advantage
+            over it becomes one over the other responses of the group (rloo).
         needs: the glossary names that the loss asks for; no others are computed.
         advantage: a key of `ADVANTAGES`.
     """
-    runs, groups, n = cells.shape
-    flat = cells.flatten(1)
-    rewards = world.rewards.expand(runs, -1).gather(1, flat).view(cells.shape)
     values = {}
     if "rewards" in needs:
         values["rewards"] = rewards.flatten(1)
     if "advantages" in needs:
-        expected = (probabilities * world.rewards).view(runs, world.contexts, -1).sum(-1)
-        expected = expected.repeat_interleave(groups // world.contexts, 1).unsqueeze(-1)
+        if expected is None:
+            advantage, expected = {"baseline": "rloo"}.get(advantage, advantage), rewards
         values["advantages"] = ADVANTAGES[advantage](rewards, expected).flatten(1)
     if "best_weights" in needs:
         values["best_weights"] = best_weights(rewards).flatten(1)
-    weight = rewards.new_full((1, groups * n), 1 / (groups * n))
-    return Rows(weight, flat.unsqueeze(1), values=values)
+    return replace(drawn, values=values)
 
 
 def sampled_pairs(
-    world: World, cells: Tensor, labels: str, noise: float, gap: float, streams: Streams
+    drawn: Rows, rewards: Tensor, labels: str, noise: float, gap: float, streams: Streams
 ) -> Rows:
-    """Rows for all N(N − 1)/2 pairs of each group of responses [run, group, response].
+    """All N(N − 1)/2 pairs of each group of responses, with both rewards.
 
     Args:
+        drawn: the responses, [run, group · response] rows.
+        rewards: [run, group, response].
         labels: "reward" or "bradley_terry", as in `preference`; the first of two equally rewarded
             responses is the chosen one.
         noise: share of labels that are flipped.
         gap: pairs whose rewards differ by less get weight 0.
     """
-    runs, _, n = cells.shape
+    runs, groups, n = rewards.shape
+    place = torch.arange(groups * n).view(1, groups, n).expand(runs, -1, -1)
     left, right = torch.triu_indices(n, n, 1)
-    first, second = cells[..., left].flatten(1), cells[..., right].flatten(1)
-    rewards = world.rewards.expand(runs, -1)
+    first, second = place[..., left].flatten(1), place[..., right].flatten(1)
+    rewards = rewards.flatten(1)
     better = rewards.gather(1, first) - rewards.gather(1, second)
     if labels == "bradley_terry":
         keep = torch.from_numpy(streams.uniforms("labels", first.shape[1])) < preference(
@@ -119,4 +150,26 @@ def sampled_pairs(
     if gap:
         kept = (better.abs() >= gap).to(better.dtype)
         weight = kept / kept.sum(1, keepdim=True).clamp_min(1)
-    return Rows(weight, torch.stack([chosen, rejected], 1), ("chosen_", "rejected_"))
+    values = {
+        "chosen_rewards": rewards.gather(1, chosen),
+        "rejected_rewards": rewards.gather(1, rejected),
+    }
+    return paired(drawn, chosen, rejected, weight, values)
+
+
+def paired(
+    single: Rows, chosen: Tensor, rejected: Tensor, weight: Tensor, values: dict[str, Tensor]
+) -> Rows:
+    """Pairs of single responses, given by their row numbers [run, pair]."""
+    won, lost = (replace(single, values={}).reordered(order) for order in (chosen, rejected))
+    assert won.cells is not None and lost.cells is not None
+    mask = None
+    if won.mask is not None and lost.mask is not None:
+        mask = torch.cat([won.mask, lost.mask], 1)
+    return Rows(
+        weight,
+        torch.cat([won.cells, lost.cells], 1),
+        ("chosen_", "rejected_"),
+        values=values,
+        mask=mask,
+    )

@@ -17,7 +17,13 @@ from toyalign.problems.exact import (
     exact_samples,
     own_pairs,
 )
-from toyalign.problems.sampled import draw, draw_responses, sampled_pairs, sampled_samples
+from toyalign.problems.sampled import (
+    draw,
+    expected_rewards,
+    respond,
+    sampled_pairs,
+    sampled_samples,
+)
 from toyalign.problems.world import World
 from toyalign.rows import Rows
 from toyalign.streams import Streams
@@ -33,7 +39,8 @@ class Source:
         origin: "fixed" (the problem's own pairs or demonstrations), "reference" (responses of the
             reference), "policy" (responses of the policy itself, collected anew), or "" for the
             first of these that the objective allows and the problem has.
-        exact: True for every response with its probability as weight, False for drawn ones.
+        exact: True for every response with its probability as weight, False for drawn ones. Where
+            responses have several tokens, those of a policy are always drawn.
         prompts: prompts per collection when drawing, a multiple of the problem's contexts; 0 for
             one visit to each context.
         responses: N, responses per prompt; also the N of exact Best-of-N.
@@ -118,8 +125,10 @@ class Collector:
         self._kind = kind = kind_of(needs)
         self._advantage = source.advantage or "baseline"
         self._reference = reference
-        self.groups = source.prompts or world.contexts
-        if self.groups % world.contexts:
+        if world.sequential and source.origin != "fixed":
+            source = replace(source, exact=False)
+        self.groups = source.prompts or (1 if world.sequential else world.contexts)
+        if not world.sequential and self.groups % world.contexts:
             raise ToyalignError(
                 f"prompts={source.prompts} per collection is not a multiple of the problem's "
                 f"{world.contexts} contexts, which are visited equally often"
@@ -183,15 +192,14 @@ class Collector:
                 )
             pairs = exact_pairs(world, behaviour, source.labels, source.label_noise)
         else:
-            probabilities = behaviour.exp()
-            cells = draw_responses(
-                world, probabilities, self.groups, source.responses, self._streams
-            )
+            drawn, rewards = respond(world, behaviour, self.groups, source.responses, self._streams)
+            rewards = rewards.view(len(rewards), self.groups, source.responses)
             if self._kind == "samples":
-                rows = sampled_samples(world, probabilities, cells, self._needs, self._advantage)
+                expected = expected_rewards(world, behaviour, self.groups)
+                rows = sampled_samples(drawn, rewards, expected, self._needs, self._advantage)
                 return replace(rows, behaviour=behaviour)
             pairs = sampled_pairs(
-                world, cells, source.labels, source.label_noise, source.min_gap, self._streams
+                drawn, rewards, source.labels, source.label_noise, source.min_gap, self._streams
             )
         return self._as_asked(pairs)
 
@@ -201,12 +209,17 @@ class Collector:
             return winners(pairs)
         if self._kind == "labelled":
             return labelled(pairs)
+        asked = [name for name in self._needs if name.endswith("rewards")]
+        if all(name in pairs.values for name in asked):
+            return replace(pairs, values={name: pairs.values[name] for name in asked})
+        if self._world.sequential:
+            raise ToyalignError(f"the pairs of this problem come without {asked[0]}")
         assert pairs.cells is not None
         rewards = self._world.rewards.expand(self._world.runs, -1)
         values = {
             f"{side}rewards": rewards.gather(1, cells.expand(len(rewards), -1))
             for side, cells in zip(pairs.sides, pairs.cells.unbind(1), strict=True)
-            if f"{side}rewards" in self._needs
+            if f"{side}rewards" in asked
         }
         return replace(pairs, values=values)
 
@@ -217,19 +230,22 @@ class Collector:
             raise ToyalignError(
                 "an objective that uses rewards needs responses: source='reference' or 'policy'"
             )
-        if self._kind == "demonstrations":
+        if world.sequential and world.pair_rows is None and self._kind != "demonstrations":
+            raise ToyalignError("this problem has demonstrations, but no pairs of its own")
+        if self._kind == "demonstrations" and world.sequential and not world.demonstration_rows:
+            whole, uniforms = winners(own_pairs(world, 0.0)), partial(self._uniform, "responses")
+        elif self._kind == "demonstrations":
             whole, uniforms = exact_demonstrations(world), partial(self._uniform, "responses")
         else:
             whole, uniforms = own_pairs(world, source.label_noise), partial(self._uniform, "labels")
         if source.exact:
             return whole if self._kind == "demonstrations" else self._as_asked(whole)
         picks = draw(whole.weight.expand(world.runs, -1), uniforms())
-        cells = picks.unsqueeze(1)
-        if whole.cells is not None:
-            wide = cells.expand(-1, len(whole.sides), -1)
-            cells = whole.cells.expand(world.runs, -1, -1).gather(2, wide)
         weight = whole.weight.new_full((1, self.groups), 1 / self.groups)
-        drawn = Rows(weight, cells, whole.sides)
+        if whole.cells is None:
+            drawn = Rows(weight, picks.unsqueeze(1), whole.sides)
+        else:
+            drawn = replace(whole, weight=weight).reordered(picks)
         return drawn if self._kind == "demonstrations" else self._as_asked(drawn)
 
     def _uniform(self, purpose: str) -> Tensor:
@@ -239,13 +255,17 @@ class Collector:
 def winners(pairs: Rows) -> Rows:
     """The chosen side of each pair, as demonstrations (supervised fine-tuning on the winners)."""
     assert pairs.cells is not None
-    return Rows(pairs.weight, pairs.cells[:, :1], ("",))
+    mask = None if pairs.mask is None else pairs.mask[:, :1]
+    return Rows(pairs.weight, pairs.cells[:, :1], ("",), mask=mask)
 
 
 def labelled(pairs: Rows) -> Rows:
     """Both sides of each pair as single responses, the chosen one labelled as desirable."""
     assert pairs.cells is not None
     halves = pairs.weight.repeat_interleave(2, 1) / 2
-    cells = pairs.cells.transpose(1, 2).flatten(1).unsqueeze(1)
+    cells, mask = (
+        None if t is None else t.transpose(1, 2).flatten(1, 2).unsqueeze(1)
+        for t in (pairs.cells, pairs.mask)
+    )
     labels = pairs.weight.new_tensor([1.0, 0.0]).repeat(pairs.count)[None]
-    return Rows(halves, cells, values={"labels": labels})
+    return Rows(halves, cells, values={"labels": labels}, mask=mask)
