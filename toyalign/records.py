@@ -61,9 +61,9 @@ class Records:
         arrays["loss"][mark] = loss[:runs].numpy()
         for name, values in tensors.items():
             if name.endswith("logps") and not name.startswith("old_"):
-                flat = values.detach().reshape(len(values), -1)
+                whole = values.detach() if values.ndim == 2 else values.detach().sum(-1)
                 mean = arrays["scores"].setdefault(name, self._empty(runs))
-                mean[mark] = (rows.weight * flat).sum(1)[:runs].numpy()
+                mean[mark] = (rows.weight * whole).sum(1)[:runs].numpy()
         if unseen is not None:
             seen = unseen[:runs].view(runs, -1, self._table[2])
             if arrays["unseen"] is None:

@@ -45,7 +45,10 @@ def sentence(trajectory: Trajectory) -> str:
             "a smaller learning rate may help."
         )
     alive = pick(trajectory, np.flatnonzero(~ended))
-    parts = [_answers(alive) if alive.pairs else _rewards(alive), _gain(alive)]
+    if alive.own_measures:
+        parts = [_own(alive)]
+    else:
+        parts = [_answers(alive) if alive.pairs else _rewards(alive), _gain(alive)]
     if lost:
         parts.append(f"{lost} of {count} runs diverged (non-finite numbers) and are left out")
     return f"{name}: {'; '.join(parts)}."
@@ -53,7 +56,10 @@ def sentence(trajectory: Trajectory) -> str:
 
 def table(trajectories: Sequence[Trajectory]) -> str:
     """One row for each objective and setting: before -> after, with units in the header."""
-    columns = ANSWERS if trajectories[0].pairs else REWARDS
+    first = trajectories[0]
+    columns = ANSWERS if first.pairs else REWARDS
+    if first.own_measures:
+        columns = {n: (n.replace("_", " "), first.own_units[n]) for n in first.own_measures}
     rates = {float(rate) for trajectory in trajectories for rate in trajectory.runs["lr"]}
     hidden = ("seed",) if len(rates) > 1 else ("seed", "lr")
     parts = [part for trajectory in trajectories for part in by_setting(trajectory)]
@@ -133,6 +139,7 @@ def pick(trajectory: Trajectory, runs: NDArray[np.int64]) -> Trajectory:
         diverged_at=trajectory.diverged_at[runs],
         theta=trajectory.theta[runs],
         unseen=None if trajectory.unseen is None else trajectory.unseen[:, runs],
+        own_measures={name: v[:, runs] for name, v in trajectory.own_measures.items()},
     )
 
 
@@ -156,6 +163,14 @@ def _rewards(alive: Trajectory) -> str:
     which = "a" if len(drift) == 1 else "a median"
     told = _course("the expected reward", measured["expected_reward"], "")
     return f"{told} at {which} KL to the reference of {_middle(drift)} nats"
+
+
+def _own(alive: Trajectory) -> str:
+    """What became of the first two things that the problem itself measures."""
+    return "; ".join(
+        _course(f"the {name.replace('_', ' ')}", values, f" {alive.own_units[name]}")
+        for name, values in list(alive.own_measures.items())[:2]
+    )
 
 
 def _course(what: str, values: Array, unit: str) -> str:
@@ -202,6 +217,7 @@ def _described(alive: Trajectory, arm: int) -> str:
     """What an arm is, as the end of a sentence."""
     if alive.pairs:
         return f", which is {_role(alive, arm)}"
+    assert alive.rewards is not None  # the actions of a bandit have one each
     best, own = alive.rewards.max(), alive.rewards[arm]
     if own == best:
         return ", whose reward is the highest" if alive.rewards.min() < best else ""
