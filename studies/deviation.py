@@ -3,7 +3,7 @@
 MinorSFT (Xie et al. 2024, arXiv 2408.10642) pulls less on an answer that it has already raised, and
 reports a smaller deviation: the mean log-ratio of the policy to its start on the training answers.
 That number is, exactly, the training loss won so far, so that two methods at equal loss have equal
-deviation. A drift is a distance on what the policy itself says: KL(π‖π_ref). Both are measured here,
+deviation. A drift is a distance on what the policy itself says: KL(π‖π_ref). Here are both,
 for each method at the moment when the same share of the possible training loss has been won.
 """
 
