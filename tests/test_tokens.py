@@ -29,6 +29,7 @@ class TwoContexts:
 
     pairs: tuple = ()
     has_pairs: bool = True
+    sequential: bool = True
     name: str = "two_contexts"
     units = {"first_action": "probability"}  # noqa: RUF012
 

@@ -24,6 +24,7 @@ _HOMES = {
     "toyalign.records": ("DivergenceWarning",),
     "toyalign.trajectory": ("Trajectory",),
     "toyalign.problems.bandit": ("Bandit", "far", "near", "two_modes", "adjacent_arms"),
+    "toyalign.problems.frozen_lake": ("FrozenLake", "frozen_lake"),
     "toyalign.problems.sources": ("Source",),
     "toyalign.policies.tabular": ("Tabular",),
     "toyalign.policies.features": ("Features",),

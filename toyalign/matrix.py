@@ -46,8 +46,8 @@ def page(found: Mapping[tuple[str, str], str]) -> str:
         "# Which objective runs on which problem",
         "",
         "Made by `python -m toyalign.matrix`, by taking a step of each; a test compares. The entry "
-        "says where the data came from: the problem's own (fixed), the reference's responses or the "
-        "policy's. A number is the refusal below.",
+        "says where the data came from: the problem's own (fixed), responses of the reference or "
+        "of the policy. A number is the refusal below.",
         "",
         f"| objective | {' | '.join(problems)} |",
         f"| --- {'| --- ' * len(problems)}|",

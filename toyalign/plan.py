@@ -130,6 +130,8 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
             f"{card.name} does not learn from source={chosen.origin!r}: its data must come from "
             f"{' or '.join(card.sources)}"
         )
+    if getattr(problem, "sequential", False) and chosen.origin != "fixed":
+        chosen = replace(chosen, exact=False)
     return replace(chosen, advantage=chosen.advantage or card.advantage)
 
 

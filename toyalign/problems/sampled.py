@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toyalign.advantages import ADVANTAGES, best_weights
+from toyalign.errors import ToyalignError
 from toyalign.problems.exact import preference
 from toyalign.problems.world import World
 from toyalign.rows import Rows
@@ -73,9 +74,16 @@ def respond(
         log_probs: [run, cell], of the policy that responds.
         groups: number of groups; of single actions a multiple of the number of contexts.
         n: responses per group.
+
+    Raises:
+        ToyalignError: if the problem's responses are given and no others can be drawn.
     """
     if world.respond is not None:
         return world.respond(log_probs, groups, n, streams)
+    if world.sequential:
+        raise ToyalignError(
+            "this problem's responses are given and no others can be drawn: source='fixed'"
+        )
     cells = draw_responses(world, log_probs.exp(), groups, n, streams).flatten(1)
     weight = log_probs.new_full((1, groups * n), 1 / (groups * n))
     rewards = world.rewards.expand(len(cells), -1).gather(1, cells)

@@ -230,8 +230,11 @@ class Collector:
             raise ToyalignError(
                 "an objective that uses rewards needs responses: source='reference' or 'policy'"
             )
-        if world.sequential and world.pair_rows is None and self._kind != "demonstrations":
-            raise ToyalignError("this problem has demonstrations, but no pairs of its own")
+        if world.sequential and world.pair_rows is None:
+            if self._kind != "demonstrations":
+                raise ToyalignError("this problem has no pairs of its own: collect responses")
+            if world.demonstration_rows is None:
+                raise ToyalignError("this problem has no demonstrations: collect responses")
         if self._kind == "demonstrations" and world.sequential and not world.demonstration_rows:
             whole, uniforms = winners(own_pairs(world, 0.0)), partial(self._uniform, "responses")
         elif self._kind == "demonstrations":

@@ -68,7 +68,8 @@ class World:
     @property
     def sequential(self) -> bool:
         """Whether responses have several tokens."""
-        return self.pair_rows is not None or self.demonstration_rows is not None
+        brought = (self.pair_rows, self.demonstration_rows, self.respond)
+        return any(thing is not None for thing in brought)
 
     @property
     def runs(self) -> int:

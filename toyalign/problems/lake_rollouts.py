@@ -1,0 +1,111 @@
+"""Rolling policies out on a lake: many runs and episodes at once, by gymnasium's own rule."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toyalign.problems.lake import Lake
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A lake as tensors for stepping.
+
+    Args:
+        cumulative: [state · action, outcome], cumulative probability of the outcomes.
+        following: [state · action, outcome], next state.
+        reward: [state · action, outcome].
+        ended: [state · action, outcome].
+        start: [state], cumulative probability of the first state.
+    """
+
+    cumulative: Tensor
+    following: Tensor
+    reward: Tensor
+    ended: Tensor
+    start: Tensor
+
+
+def tables(lake: Lake) -> Tables:
+    """The lake's outcomes as tensors, float64."""
+    flat = torch.from_numpy(lake.outcomes).flatten(0, 1)
+    return Tables(
+        flat[..., 0].cumsum(-1),
+        flat[..., 1].long(),
+        flat[..., 2].clone(),
+        flat[..., 3].bool(),
+        torch.from_numpy(lake.start).cumsum(0),
+    )
+
+
+def first_above(cumulative: Tensor, uniform: Tensor) -> Tensor:
+    """The first entry whose cumulative probability exceeds a number; 0 if there is none.
+
+    The rule of gymnasium's `categorical_sample`.
+
+    Args:
+        cumulative: [..., entry].
+        uniform: [...], in [0, 1).
+    """
+    return (cumulative > uniform.unsqueeze(-1)).to(torch.int8).argmax(-1)
+
+
+def begin(table: Tables, uniform: Tensor) -> Tensor:
+    """First states, [...], from numbers in [0, 1)."""
+    return first_above(table.start, uniform)
+
+
+def step(table: Tables, cell: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One move of every episode.
+
+    Args:
+        table: from `tables`.
+        cell: [episode], state · 4 + action.
+        uniform: [episode], numbers in [0, 1).
+
+    Returns:
+        Next states, rewards and whether the episode has ended, [episode] each.
+    """
+    if table.following.shape[1] == 1:
+        place = torch.zeros_like(cell)
+    else:
+        place = first_above(table.cumulative[cell], uniform)
+    return table.following[cell, place], table.reward[cell, place], table.ended[cell, place]
+
+
+def rollout(table: Tables, log_probs: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Episodes of every run's own policy. Finished ones are dropped as they end.
+
+    Args:
+        table: from `tables`.
+        log_probs: [run, state · 4].
+        uniforms: [run, episode, horizon, 2], in [0, 1): a number for the action and one for what
+            comes of it, each move. The first number of an episode also draws its first state
+            where the map has several.
+
+    Returns:
+        Cells [run, episode, horizon] (state · 4 + action, 0 behind the end), a mask of the same
+        shape, and the return of each episode, [run, episode].
+    """
+    runs, episodes, horizon = uniforms.shape[:3]
+    policy = log_probs.double().exp().view(runs, -1, 4).cumsum(-1)
+    policy = policy / policy[..., -1:]
+    numbers = uniforms.reshape(runs * episodes, horizon, 2)
+    cells = torch.zeros(runs * episodes, horizon, dtype=torch.long)
+    mask = torch.zeros(runs * episodes, horizon, dtype=log_probs.dtype)
+    returns = torch.zeros(runs * episodes, dtype=log_probs.dtype)
+    alive = torch.arange(runs * episodes)
+    state = begin(table, numbers[:, 0, 1])
+    for moment in range(horizon):
+        own = policy[alive // episodes, state]
+        action = first_above(own, numbers[alive, moment, 0])
+        cell = state * 4 + action
+        cells[alive, moment], mask[alive, moment] = cell, 1
+        state, reward, ended = step(table, cell, numbers[alive, moment, 1])
+        returns[alive] += reward.to(returns.dtype)
+        alive, state = alive[~ended], state[~ended]
+        if not len(alive):
+            break
+    shape = (runs, episodes, horizon)
+    return cells.view(shape), mask.view(shape), returns.view(runs, episodes)
