@@ -102,9 +102,8 @@ class FrozenLake:
     @cached_property
     def other(self) -> Path:
         """The rejected path."""
-        uniform = np.full((self.lake.states, 4), 0.25)
         rng = np.random.Generator(np.random.SFC64(self.path_seed))
-        return negative(self.lake, self.negative, uniform, rng)
+        return negative(self.lake, self.negative, None, rng)
 
     @cached_property
     def begin(self) -> Array:

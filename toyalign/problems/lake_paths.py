@@ -67,14 +67,14 @@ def demonstration(lake: Lake) -> Path:
     return path
 
 
-def negative(lake: Lake, kind: str, policy: Array, rng: np.random.Generator) -> Path:
+def negative(lake: Lake, kind: str, policy: Array | None, rng: np.random.Generator) -> Path:
     """A worse path than the demonstration.
 
     Args:
         kind: "detour" (the shortest successful path that is longer), "hole" (the shortest way into
             a hole), "wander" (ten moves, none of them optimal where it is taken, none ending the
             episode), "policy" (a rollout of `policy`, at most 30 moves).
-        policy: [state, action], whose rollout it may be.
+        policy: [state, action], whose rollout it may be; uniform if not given.
         rng: of the wandering and the rollout.
 
     Raises:
@@ -102,7 +102,7 @@ def negative(lake: Lake, kind: str, policy: Array, rng: np.random.Generator) -> 
                 raise ToyalignError(f"cell {state} of this lake has no move that wanders")
             action = int(rng.choice(np.flatnonzero(usable)))
         else:
-            action = int(rng.choice(4, p=policy[state]))
+            action = int(rng.choice(4, p=None if policy is None else policy[state]))
         actions.append(action)
         state = int(following[state, action])
         if lake.terminal[state]:
@@ -143,16 +143,16 @@ def starting_policy(lake: Lake, kind: str, demo: Path, other: Path) -> Array:
 def kappa(lake: Lake, demo: Path) -> float:
     """Share of one-step deviations from a path after which its next move is optimal all the same.
 
-    A deviation is any other move than the demonstrated one that leaves the cell, in any cell of
-    the path but the last; one that ends the episode never is. Of tied best moves the path's own
+    A deviation is any other move than the demonstrated one, in any cell of the path but the last,
+    that does not end the episode; a bump into a wall is one. Of tied best moves the path's own
     counts in its cells.
     """
     optimal, hits = optimal_policy(lake, path=demo) > 0, []
     for state, own, then in zip(demo.states, demo.actions, demo.actions[1:], strict=False):
         for action in range(4):
             reached = lake.next_state[state, action]
-            if action != own and reached != state:
-                hits.append(optimal[reached, then] and not lake.terminal[reached])
+            if action != own and not lake.terminal[reached]:
+                hits.append(optimal[reached, then])
     return float(np.mean(hits))
 
 
