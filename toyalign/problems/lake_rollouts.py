@@ -13,7 +13,7 @@ class Tables:
     """A lake as tensors for stepping.
 
     Args:
-        cumulative: [state · action, outcome], cumulative probability of the outcomes.
+        cumulative: [outcome, state · action], cumulative probability of the outcomes.
         following: [state · action, outcome], next state.
         reward: [state · action, outcome].
         ended: [state · action, outcome].
@@ -31,10 +31,10 @@ def tables(lake: Lake) -> Tables:
     """The lake's outcomes as tensors, float64."""
     flat = torch.from_numpy(lake.outcomes).flatten(0, 1)
     return Tables(
-        flat[..., 0].cumsum(-1),
-        flat[..., 1].long(),
-        flat[..., 2].clone(),
-        flat[..., 3].bool(),
+        flat[..., 0].cumsum(-1).T.contiguous(),
+        flat[..., 1].long().contiguous(),
+        flat[..., 2].clone(memory_format=torch.contiguous_format),
+        flat[..., 3].bool().contiguous(),
         torch.from_numpy(lake.start).cumsum(0),
     )
 
@@ -67,11 +67,16 @@ def step(table: Tables, cell: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, 
     Returns:
         Next states, rewards and whether the episode has ended, [episode] each.
     """
-    if table.following.shape[1] == 1:
-        place = torch.zeros_like(cell)
-    else:
-        place = first_above(table.cumulative[cell], uniform)
-    return table.following[cell, place], table.reward[cell, place], table.ended[cell, place]
+    outcomes = table.following.shape[1]
+    if outcomes > 1:
+        # The same choice as `first_above`, in one-dimensional look-ups, which are several times
+        # as fast as gathering the rows of a table.
+        *below, total = (column[cell] for column in table.cumulative)
+        place = torch.stack([bound <= uniform for bound in below]).sum(0)
+        cell = cell * outcomes + place * (uniform < total)
+    flat = (part.view(-1) for part in (table.following, table.reward, table.ended))
+    following, reward, ended = (part[cell] for part in flat)
+    return following, reward, ended
 
 
 def rollout(table: Tables, log_probs: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
