@@ -79,7 +79,12 @@ class Transformer:
         key.update(repr((self, about.tolist(), tokens.shape[-1])).encode())
         found = _starts.get(key.hexdigest())
         if found is None:
-            found = self._fitted(theta, world, corpus, about)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # more only get in each other's way at this size
+            try:
+                found = self._fitted(theta, world, corpus, about)
+            finally:
+                torch.set_num_threads(threads)
             while len(_starts) >= _KEPT:
                 del _starts[next(iter(_starts))]
             _starts[key.hexdigest()] = found
