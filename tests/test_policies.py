@@ -18,6 +18,7 @@ STATED = ta.Bandit(
     state_size=4,
     unseen=2,
 )
+ELSEWHERE = ("embedding", "transformer")  # they read what a bandit does not have
 SMALL = ta.MLP(hidden=(6, 5))
 
 
@@ -29,7 +30,13 @@ def started(policy, problem=STATED, seeds=(0, 1)):
     return world, theta, policy.log_probs(theta, world)
 
 
-@pytest.mark.parametrize("name", list(POLICIES))
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_policy_of_another_world_refuses_a_bandit(name):
+    with pytest.raises(ToyalignError, match=f"policy {name} .* this problem has none: try problem"):
+        started(get_policy(name))
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in ELSEWHERE])
 def test_every_policy_starts_near_the_reference(name):
     world, theta, log_probs = started(get_policy(name))
     assert len(theta) == 2
