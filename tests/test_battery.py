@@ -21,6 +21,7 @@ SIGNS = {"up": (True, False), "down": (False, True), "either": (True, True)}
 FAMILIES = (
     "pairwise",
     "informed",
+    "intuitive",
     "anchored",
     "links",
     "lengthwise",

@@ -13,6 +13,7 @@ SURVIVORS = {
     ("aot_unpaired", "batch centred"): "its rows depend on each other by design, as declared",
     ("dpop", "wrong tie"): "any subgradient will do; its first step is held to DPO's",
     ("gem", "dropped beta"): "a word among its hyperparameters may switch it on: not tried",
+    ("ift", "dropped gamma"): "a word among its hyperparameters may switch it on: not tried",
     ("minor_sft", "dropped beta"): "a word among its hyperparameters may switch it on: not tried",
     ("minor_dpo", "wrong tie"): "any subgradient will do; its first step is held to DPO's",
     ("wpo", "dropped reference"): "its weight breaks the contract by design, as its card declares",

@@ -13,6 +13,7 @@ from toyalign.errors import ToyalignError
 from toyalign.objectives import Objective
 from toyalign.optimisers import Optimiser
 from toyalign.problems.sources import Source
+from toyalign.views import Residual
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -33,6 +34,7 @@ class Plan:
     max_grad_norm: float | None
     dtype: torch.dtype
     ghosts: int = 0
+    view: Residual | None = None  # None is the plain view
 
 
 def log_spaced(steps: int, marks: int | Sequence[int]) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from toyalign.rows import Rows
 from toyalign.scoring import constants, from_table, reduce_rows, weights
 from toyalign.streams import Streams
 from toyalign.trajectory import Trajectory
+from toyalign.views import Residual
 
 # Elementwise kernels treat a tensor's last few entries, up to one short of this many, with scalar
 # code whose sigmoid or softplus rounds differently. Ghost runs at the end of every chunk take that
@@ -46,6 +47,7 @@ def simulate(
     seeds: int | Sequence[int] = 1,
     marks: int | Sequence[int] = 50,
     max_grad_norm: float | None = None,
+    view: Residual | None = None,
     dtype: str = "float64",
     jobs: int = 1,
     chunk: int | None = None,
@@ -66,6 +68,7 @@ def simulate(
             same alone and in any batch, chunk, order and number of jobs.
         marks: how many steps to record, logarithmically spaced, or the steps themselves.
         max_grad_norm: largest norm of each run's gradient; longer ones are scaled down.
+        view: how inputs are mixed for an objective with the residual view (`ift`).
         dtype: "float64" or "float32".
         jobs: processes to share the runs among.
         chunk: runs per chunk; chosen by size if not given.
@@ -103,6 +106,7 @@ def simulate(
         runs=runs,
         hyper=varied,
         max_grad_norm=max_grad_norm,
+        view=_settled_view(view, card),
         dtype=DTYPES[dtype],
     )
     count = len(runs["seed"])
@@ -140,6 +144,8 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
             fixed = constants(needs, rows, reference, world.actions)
             moving = [name for name in needs if name not in fixed]
         made = from_table(moving, rows, log_probs, world.actions, reference=reference)
+        if plan.view and world.sequential:
+            made |= _seen(plan, leaf, log_probs, world, rows, streams)
         tensors = {**fixed, **made}
         loss = _checked(loss_of(**tensors, **hyper), plan, rows, len(batch))
         if step in plan.marks:
@@ -164,6 +170,24 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     records.arrays["theta"] = theta[: len(runs)].numpy()
     records.arrays["queries"] = np.array([collector.queries(step) for step in plan.marks])
     return records.arrays
+
+
+def _settled_view(view: Residual | None, card: Objective) -> Residual | None:
+    """The view of an objective: the one given, or the residual view's own settings."""
+    if card.view == "plain":
+        if view is not None:
+            raise ToyalignError(f"{card.name} has the plain view: leave view out, or take ift")
+        return None
+    return view or Residual()
+
+
+def _seen(
+    plan: Plan, theta: Tensor, log_probs: Tensor, world: World, rows: Rows, streams: Streams
+) -> dict[str, Tensor]:
+    """What the residual view makes of the policy's log-probabilities."""
+    assert plan.view is not None
+    logps = plan.view.token_logps(plan.policy, theta, log_probs, world, rows, streams)
+    return {"token_logps": logps}
 
 
 def _nothing(world: World, log_probs: Tensor, reference: Tensor) -> dict[str, Tensor]:
@@ -203,6 +227,8 @@ def _try_out(plan: Plan) -> tuple[int, int]:
     tensors = constants(needs, rows, reference, world.actions)
     moving = [name for name in needs if name not in tensors]
     tensors |= from_table(moving, rows, log_probs, world.actions, reference=reference)
+    if plan.view and world.sequential:
+        tensors |= _seen(plan, theta, log_probs, world, rows, streams)
     _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows, 1)
     sides = rows.count * max(1, len(rows.sides))
     widest = max(theta.shape[1], sides, *(tensor.numel() for tensor in tensors.values()))

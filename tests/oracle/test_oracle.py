@@ -25,6 +25,7 @@ for file in sorted(Path(__file__).parent.glob("judges_*.py")):
 # No package on PyPI is known to hold these.
 UNJUDGED = {
     "gem": "the authors' repository is no package",
+    "ift": "the authors' repository is no package",
     "sr_dpo": "no public implementation was found",
     "sr_ipo": "no public implementation was found",
     "tdpo1": "the authors' repository is no package",

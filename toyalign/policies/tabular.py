@@ -27,6 +27,15 @@ class Tabular:
         """The reference's logits."""
         return world.reference_logits.clone()
 
+    def log_probs_at(self, theta: Tensor, world: World, states: Tensor) -> Tensor:
+        """[run, place, action], nats, where the policy is shown mixtures of one-hot contexts.
+
+        Args:
+            states: [run, place, context], the share of each context in the mixture; its logits
+                mix alike.
+        """
+        return torch.log_softmax(torch.bmm(states, theta.view(len(theta), -1, world.actions)), -1)
+
     def log_probs(self, theta: Tensor, world: World, unseen: bool = False) -> Tensor:
         """[run, cell], nats. Unseen contexts keep the reference: a table says nothing of them."""
         return normalise(world.reference_logits if unseen else theta, world)

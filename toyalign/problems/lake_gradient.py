@@ -52,5 +52,5 @@ def _ahead(reward: Tensor, transition: Tensor, values: Tensor) -> Tensor:
 
 
 def _tensors(lake: Lake, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    parts = (torch.from_numpy(part) for part in (lake.transition, lake.reward, lake.start))
-    return *parts, log_probs.exp().view(len(log_probs), -1, 4)
+    transition, reward, start = map(torch.from_numpy, (lake.transition, lake.reward, lake.start))
+    return transition, reward, start, log_probs.exp().view(len(log_probs), -1, 4)

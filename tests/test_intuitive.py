@@ -1,0 +1,159 @@
+"""IFT: its weights in their versions, its gradient in closed form, and the residual view."""
+
+import numpy as np
+import pytest
+import torch
+
+import toyalign as ta
+from toyalign.errors import ToyalignError
+from toyalign.objectives.intuitive import ift
+from toyalign.views import Residual
+
+LOSSES = torch.tensor([[[2.0, 0.5, 1.0]]], dtype=torch.float64)
+ONES = torch.ones(1, 1, 3, dtype=torch.float64)
+
+
+def value(losses=LOSSES, mask=ONES, **hyper):
+    return ift(-losses, mask, **hyper).item()
+
+
+def gradient(losses, **hyper):
+    """dL/dl of every token."""
+    leaf = losses.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(ift(-leaf, torch.ones_like(leaf), **hyper).sum(), leaf)
+    return grad[0, 0].numpy()
+
+
+# --- the weights
+
+
+def test_without_propagation_it_is_the_mean():
+    assert value(propagation="none") == pytest.approx(3.5 / 3)
+
+
+def test_eq21_weighs_late_tokens_most():
+    # (1 − .5ⁱ⁺¹)/(1 − .5) = 1, 1.5, 1.75
+    assert value(propagation="eq21", gamma=0.5) == pytest.approx((2 + 0.75 + 1.75) / 3)
+    assert value(propagation="eq21", gamma=1.0) == pytest.approx((2 + 1 + 3) / 3)
+
+
+def test_alg1_is_quadratic():
+    # w_t = γᴺ⁻¹⁻ᵗ·Σ_{i≥t} l_i: .25·3.5, .5·1.5 and 1
+    expected = 0.25 * 3.5 * 2 + 0.5 * 1.5 * 0.5 + 1 * 1 * 1
+    assert value(propagation="alg1", gamma=0.5) == pytest.approx(expected)
+    assert value(2 * LOSSES, propagation="alg1", gamma=0.5) == pytest.approx(4 * expected)
+
+
+def test_code_is_a_weighted_mean():
+    # D = 2 + .25 + .25, .5 + .5, 1
+    assert value(gamma=0.5) == pytest.approx((2.5 * 2 + 1 * 0.5 + 1 * 1) / 4.5)
+    assert value(gamma=0.0) == pytest.approx(3.5 / 3)
+    equal = torch.full_like(LOSSES, 0.7)
+    assert value(equal) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.95, 1.0])
+def test_codes_gradient_is_the_closed_form(gamma):
+    # dL/dl_k = (D_k + B_k − L·c_k)/S, with sums over later, earlier and the number of earlier ones
+    losses = torch.from_numpy(np.random.default_rng(0).exponential(size=(1, 1, 6)))
+    power = np.tril(gamma ** np.subtract.outer(np.arange(6.0), np.arange(6.0)).clip(0))
+    later, before, count = (
+        power.T @ losses[0, 0].numpy(),
+        power @ losses[0, 0].numpy(),
+        power.sum(1),
+    )
+    total = value(losses, torch.ones_like(losses), gamma=gamma)
+    expected = (later + before - total * count) / later.sum()
+    np.testing.assert_allclose(gradient(losses, gamma=gamma), expected, atol=1e-14)
+
+
+def test_an_easy_token_after_a_hard_one_is_unlearned_beyond_one_plus_root_three():
+    edge = 1 + 3**0.5
+    for ratio, sign in ((0.99 * edge, 1), (1.01 * edge, -1)):
+        losses = torch.tensor([[[ratio, 1.0]]], dtype=torch.float64)
+        assert np.sign(gradient(losses, gamma=1.0)[1]) == sign
+        assert gradient(losses, gamma=1.0, weights="constant")[1] > 0
+
+
+def test_what_is_under_the_mask_has_no_place():
+    padded = torch.tensor([[[9.0, 2.0, 0.5, 7.0, 1.0]]], dtype=torch.float64)
+    mask = torch.tensor([[[0.0, 1, 1, 0, 1]]], dtype=torch.float64)
+    for propagation in ("none", "eq21", "alg1", "code"):
+        assert value(padded, mask, propagation=propagation) == pytest.approx(
+            value(propagation=propagation)
+        )
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ToyalignError, match="unknown propagation 'eq20'; did you mean 'eq21'"):
+        value(propagation="eq20")
+    with pytest.raises(ToyalignError, match="unknown weights 'const'"):
+        value(weights="const")
+
+
+# --- the view
+
+COLUMN = {"map": "goal_column", "negative": "wander", "horizon": 20}
+
+
+def train(name="ift", problem=None, steps=40, **given):
+    return ta.simulate(name, problem or ta.frozen_lake(**COLUMN), steps=steps, lr=1.0, **given)
+
+
+def test_without_share_and_propagation_ift_is_sft():
+    ours = train(propagation="none", view=Residual(0.0), seeds=3)
+    sft = train("sft", seeds=3)
+    np.testing.assert_allclose(ours.log_probs, sft.log_probs, atol=1e-12)
+
+
+@pytest.mark.parametrize("lam", [0.2, 0.5, 1.0])
+def test_greedy_ift_is_sft_where_the_policy_already_prefers_the_demonstration(lam):
+    problem = ta.frozen_lake(start="noisy", spread=0.0, **COLUMN)
+    ours = train(problem=problem, propagation="none", view=Residual(lam))
+    sft = train("sft", problem)
+    np.testing.assert_allclose(ours.log_probs, sft.log_probs, atol=1e-12)
+
+
+def test_a_misled_policy_makes_greedy_ift_differ_and_touch_rows_off_the_path():
+    # Up from the first cell is a cell of its own: mixed in, its row is trained as well.
+    problem = ta.frozen_lake(**COLUMN)
+    sft, ours = train("sft", problem), train(propagation="none", view=Residual(0.5, "sampled"))
+    off = ~np.isin(np.arange(18), problem.demo.states)
+    assert (sft.log_probs[-1] == sft.log_probs[0])[0, off].all()
+    assert (ours.log_probs[-1] != ours.log_probs[0])[0, off].any()
+
+
+def test_the_order_constructed_on_the_goal_column():
+    # 20 starts: beside the path, a sampled residual trains what SFT leaves alone.
+    settings = {"seeds": 20, "steps": 400}
+    sft = train("sft", **settings).own_measures["transition_mse"][-1]
+    greedy = train(propagation="none", **settings).own_measures["transition_mse"][-1]
+    sampled = train(propagation="none", view=Residual(0.2, "sampled"), **settings)
+    orpo = train("orpo", lam=0.25, **settings).own_measures["transition_mse"][-1]
+    assert (sampled.own_measures["transition_mse"][-1] < orpo).all() and (orpo < sft).all()
+    assert (greedy > orpo).all() and (greedy < sft).mean() > 0.5
+
+
+def test_a_run_with_a_sampled_residual_is_the_same_alone():
+    view = Residual(0.5, "sampled")
+    many, alone = train(seeds=4, view=view), train(seeds=[2], view=view)
+    assert np.array_equal(many.log_probs[:, 2], alone.log_probs[:, 0])
+
+
+def test_on_single_actions_the_view_changes_nothing():
+    ours = ta.simulate("ift", "adjacent_arms", steps=30)
+    sft = ta.simulate("sft", "adjacent_arms", steps=30)
+    np.testing.assert_allclose(ours.log_probs, sft.log_probs, atol=1e-12)
+
+
+def test_what_cannot_be_mixed_is_refused():
+    with pytest.raises(ToyalignError, match="policy features has no residual view"):
+        train(policy="features")
+    with pytest.raises(ToyalignError, match="needs to know where a move leads"):
+        ta.simulate("ift", "two_writers", steps=1)
+    with pytest.raises(ToyalignError, match="dpo has the plain view"):
+        train("dpo", view=Residual())
+    with pytest.raises(ToyalignError, match="lam must be between 0 and 1"):
+        Residual(1.5)
+    with pytest.raises(ToyalignError, match="unknown choice 'sampeld'; did you mean 'sampled'"):
+        Residual(choice="sampeld")
