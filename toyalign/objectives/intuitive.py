@@ -14,6 +14,7 @@ from toyalign.objectives import objective
 from toyalign.shapes import Hyper, Mask, Row, Token, over
 
 PROPAGATIONS = ("none", "eq21", "alg1", "code")
+WEIGHTS = ("live", "constant")
 _LEAST = 1e-30  # nats, what the propagated losses of a response add up to at least
 
 
@@ -30,7 +31,7 @@ def ift(
     *,
     propagation: str = "code",
     gamma: Hyper = 0.95,
-    detach: Hyper | bool = False,
+    weights: str = "live",
 ) -> Row:
     """SFT in which a token weighs by the losses that follow it: what if it leads astray?
 
@@ -44,7 +45,7 @@ def ift(
     Gradient: with "none" and "eq21" up, −w_t/N. With "code" the weights are differentiated too, and
     token k gets −(D_k + B_k − L·c_k) / Σ_j D_j, with B_k = Σ_{t ≤ k} γ^(k − t)·l_t and c_k the same
     of ones: it can be negative, so that an easy token after hard ones is unlearned (of two tokens
-    at γ = 1 the second, as soon as l_0/l_1 > 1 + √3). With `detach` the weights are held constant
+    at γ = 1 the second, as soon as l_0/l_1 > 1 + √3). With weights "constant" they get no gradient
     and nothing is pushed down. "alg1" pulls harder where more is left to learn.
     Limits: on responses of one token it is SFT ("alg1": its square). With "code" the weights of a
     response sum to N; γ → 0 is not the γ = 0 above but Σ l² / Σ l. Where every token has
@@ -52,15 +53,23 @@ def ift(
     Departure 1: the paper has the three formulas above, which do not agree: "eq21" weighs late
     tokens most, "code" and "alg1" those with large losses behind them. Departure 2: "eq21" is
     divided by N as the code's loss is. Departure 3: the sign of Algorithm 1's L_t is that of a
-    loss. Departure 4: `detach` is ours; upstream never holds the weights constant.
+    loss. Departure 4: constant weights are ours; upstream always differentiates them. Departure 5:
+    positions are counted within the response; upstream's decay also runs over what lies between
+    the parts of an answer.
     """
     if propagation not in PROPAGATIONS:
-        raise unknown("propagation of ift", propagation, PROPAGATIONS)
+        raise unknown("propagation", propagation, PROPAGATIONS)
+    if weights not in WEIGHTS:
+        raise unknown("weights", weights, WEIGHTS)
     inside = mask.to(token_logps.dtype)
     losses = torch.where(inside > 0, -token_logps, 0.0)
-    weights, size = _propagated(losses, inside, propagation, over(gamma, losses))
-    weights = torch.where(over(detach, losses) > 0, weights.detach(), weights)
-    return (weights * losses).sum(-1) / size
+    # The tokens of the response first and in their order: what lies between them is no distance.
+    order = (inside == 0).to(torch.uint8).argsort(dim=-1, stable=True)
+    losses, inside = losses.gather(-1, order), inside.gather(-1, order)
+    each, size = _propagated(losses, inside, propagation, over(gamma, losses))
+    if weights == "constant":
+        each = each.detach()
+    return (each * losses).sum(-1) / size
 
 
 def _propagated(
