@@ -23,10 +23,10 @@ def matrix(
         the sentence with which it was refused, which has a blank in it.
     """
     found = {}
-    for problem in problems or PROBLEMS:
+    for problem in problems or sorted(PROBLEMS):  # registries are in order of import
         made = PROBLEMS[problem]()
         policy = getattr(made, "usual_policy", "tabular")
-        for name in objectives or OBJECTIVES:
+        for name in objectives or sorted(OBJECTIVES):
             try:
                 trajectory = simulate(
                     name, made, policy=policy, steps=1, marks=2, source=Source(responses=4)
