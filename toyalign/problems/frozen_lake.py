@@ -175,8 +175,9 @@ class FrozenLake:
     ) -> tuple[Rows, Tensor]:
         """Episodes of each run's own policy, and their returns."""
         count = groups * n
-        numbers = torch.from_numpy(streams.uniforms("responses", count * self.horizon * 2))
-        shape = (len(log_probs), count, self.horizon, 2)
+        each = 1 + 2 * self.horizon
+        numbers = torch.from_numpy(streams.uniforms("responses", count * each))
+        shape = (len(log_probs), count, each)
         cells, mask, returns = rollout(self._tables, log_probs, numbers.reshape(shape))
         weight = log_probs.new_full((1, count), 1 / count)
         return Rows(weight, cells.unsqueeze(1), mask=mask.unsqueeze(1)), returns

@@ -106,7 +106,13 @@ def lake(
 
 
 def random_lake(size: int, seed: int, p: float = 0.8) -> Lake:
-    """A random map with a path from start to goal, made by gymnasium; deterministic moves."""
+    """A random map with a path from start to goal, made by gymnasium; deterministic moves.
+
+    Raises:
+        ToyalignError: if the map would have no room for both.
+    """
+    if size < 2:
+        raise ToyalignError(f"size must be at least 2, not {size}")
     from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 
     return lake(generate_random_map(size=size, p=p, seed=seed))
@@ -138,12 +144,16 @@ def expected_return(lake: Lake, policy: ArrayLike, gamma: float = 1.0) -> Array:
     """Return from the start by a linear solve, [...].
 
     Args:
-        policy: [..., state, action]; every state must be able to end, or gamma be below 1.
+        policy: [..., state, action].
+        gamma: discount per move.
+
+    Raises:
+        ToyalignError: with gamma = 1, if some state is never left for an end.
     """
     pi = np.asarray(policy, dtype=float)
     moves = np.einsum("...sa,sat->...st", pi, lake.transition)
     gain = (pi * lake.reward).sum(-1)
-    values = np.linalg.solve(np.eye(lake.states) - gamma * moves, gain[..., None])[..., 0]
+    values = _solve(np.eye(lake.states) - gamma * moves, gain[..., None])
     return values @ lake.start
 
 
@@ -159,11 +169,26 @@ def return_within(lake: Lake, policy: ArrayLike, horizon: int) -> Array:
 
 
 def occupancy(lake: Lake, policy: ArrayLike, gamma: float = 0.99) -> Array:
-    """Expected discounted visits to each state, [..., state], by a linear solve."""
+    """Expected discounted visits to each state, [..., state], by a linear solve.
+
+    Raises:
+        ToyalignError: with gamma = 1, if some state is never left for an end.
+    """
     moves = np.einsum("...sa,sat->...st", np.asarray(policy, dtype=float), lake.transition)
     system = np.eye(lake.states) - gamma * np.swapaxes(moves, -1, -2)
     start = np.broadcast_to(lake.start, moves.shape[:-1])[..., None]
-    return np.linalg.solve(system, start)[..., 0]
+    return _solve(system, start)
+
+
+def _solve(system: Array, right: Array) -> Array:
+    """The solution of a linear system for one right-hand side, [..., state]."""
+    try:
+        return np.asarray(np.linalg.solve(system, right)[..., 0], dtype=np.float64)
+    except np.linalg.LinAlgError:
+        raise ToyalignError(
+            "this policy has a state from which it never ends an episode: take gamma below 1, or "
+            "return_within for a limit of moves"
+        ) from None
 
 
 def reachable(lake: Lake) -> NDArray[np.bool_]:
@@ -191,7 +216,13 @@ class Path:
 
 
 def walk(lake: Lake, actions: Sequence[int]) -> Path:
-    """The path that some moves make from the (first) start of a lake that is not slippery."""
+    """The path that some moves make from the (first) start of a lake that is not slippery.
+
+    Raises:
+        ToyalignError: for a move that does not exist.
+    """
+    if set(actions) - set(range(4)):
+        raise ToyalignError(f"moves are 0 to 3 ({', '.join(ACTIONS)}), not {list(actions)}")
     states = [int(lake.start.argmax())]
     for action in actions:
         states.append(int(lake.next_state[states[-1], action]))

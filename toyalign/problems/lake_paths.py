@@ -72,8 +72,9 @@ def negative(lake: Lake, kind: str, policy: Array | None, rng: np.random.Generat
 
     Args:
         kind: "detour" (the shortest successful path that is longer), "hole" (the shortest way into
-            a hole), "wander" (ten moves, none of them optimal where it is taken, none ending the
-            episode), "policy" (a rollout of `policy`, at most 30 moves).
+            a hole, which may begin like the demonstration), "wander" (ten moves, none of them
+            optimal where it is taken, none ending the episode), "policy" (a rollout of `policy`,
+            at most 30 moves).
         policy: [state, action], whose rollout it may be; uniform if not given.
         rng: of the wandering and the rollout.
 

@@ -85,23 +85,25 @@ def rollout(table: Tables, log_probs: Tensor, uniforms: Tensor) -> tuple[Tensor,
     Args:
         table: from `tables`.
         log_probs: [run, state · 4].
-        uniforms: [run, episode, horizon, 2], in [0, 1): a number for the action and one for what
-            comes of it, each move. The first number of an episode also draws its first state
-            where the map has several.
+        uniforms: [run, episode, 1 + 2 · horizon], in [0, 1): a number for the first state, then
+            for each move one for the action and one for what comes of it. None is used twice:
+            where an episode starts must say nothing of how its moves go.
 
     Returns:
         Cells [run, episode, horizon] (state · 4 + action, 0 behind the end), a mask of the same
         shape, and the return of each episode, [run, episode].
     """
-    runs, episodes, horizon = uniforms.shape[:3]
+    runs, episodes, count = uniforms.shape
+    horizon = count // 2
     policy = log_probs.double().exp().view(runs, -1, 4).cumsum(-1)
     policy = policy / policy[..., -1:]
-    numbers = uniforms.reshape(runs * episodes, horizon, 2)
+    flat = uniforms.reshape(runs * episodes, count)
+    first, numbers = flat[:, 0], flat[:, 1:].view(runs * episodes, horizon, 2)
     cells = torch.zeros(runs * episodes, horizon, dtype=torch.long)
     mask = torch.zeros(runs * episodes, horizon, dtype=log_probs.dtype)
     returns = torch.zeros(runs * episodes, dtype=log_probs.dtype)
     alive = torch.arange(runs * episodes)
-    state = begin(table, numbers[:, 0, 1])
+    state = begin(table, first)
     for moment in range(horizon):
         own = policy[alive // episodes, state]
         action = first_above(own, numbers[alive, moment, 0])
