@@ -140,6 +140,18 @@ def test_a_run_with_a_sampled_residual_is_the_same_alone():
     assert np.array_equal(many.log_probs[:, 2], alone.log_probs[:, 0])
 
 
+@pytest.mark.parametrize("origin", ["fixed", "reference"])
+def test_a_sampled_residual_and_drawn_data_have_numbers_of_their_own(origin):
+    source = ta.Source(origin, exact=False, prompts=3, responses=4)
+    plain, mixed, ours = (
+        train(steps=5, view=view, source=source)
+        for view in (Residual(0.0), Residual(0.0, "sampled"), Residual(0.5, "sampled"))
+    )
+    # What is drawn for the view leaves the data alone.
+    assert np.array_equal(plain.log_probs, mixed.log_probs)
+    assert np.isfinite(ours.loss).all() and (ours.log_probs[-1] != plain.log_probs[-1]).any()
+
+
 def test_on_single_actions_the_view_changes_nothing():
     ours = ta.simulate("ift", "adjacent_arms", steps=30)
     sft = ta.simulate("sft", "adjacent_arms", steps=30)

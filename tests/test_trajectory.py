@@ -163,3 +163,10 @@ def test_queries_are_in_the_table(without_pairs):
     frame = without_pairs.to_frame()
     assert frame[frame["step"] == 0]["queries"].unique().tolist() == [0]
     assert frame[frame["step"] > 0]["queries"].unique().tolist() == [12]
+
+
+def test_a_bandit_of_many_prompts_is_recorded_whole():
+    problem = ta.far(prompts=50, unseen=3, state_size=4)
+    traj = ta.simulate("rwr", problem, policy=ta.MLP((5,)), steps=2, marks=2)
+    assert traj.log_probs.shape == (2, 1, 50, 100)
+    assert np.isfinite(traj.measured()["expected_reward"]).all()

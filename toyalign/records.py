@@ -13,7 +13,7 @@ from toyalign.problems.world import World
 from toyalign.rows import Rows
 from toyalign.trajectory import Trajectory
 
-MOST_CELLS = 4096  # of a larger table nothing is recorded but what the problem measures
+MOST_CELLS = 4096  # of longer responses a larger table is not kept, only what is measured of it
 
 
 class DivergenceWarning(UserWarning):
@@ -25,7 +25,7 @@ class Records:
 
     def __init__(self, plan: Plan, runs: int, world: World):
         self._marks = plan.marks
-        kept = world.contexts if world.cells <= MOST_CELLS else 0
+        kept = 0 if world.sequential and world.cells > MOST_CELLS else world.contexts
         self._table = (runs, kept, world.actions)
         kind = np.float64 if plan.dtype == torch.float64 else np.float32
         self._empty = lambda *shape: np.full((len(plan.marks), *shape), np.nan, dtype=kind)

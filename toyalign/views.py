@@ -101,7 +101,7 @@ class Residual:
         if self.choice == "greedy":
             best = table.argmax(-1)
         else:
-            numbers = torch.from_numpy(streams.uniforms("responses", world.contexts))
+            numbers = torch.from_numpy(streams.uniforms("view", world.contexts))
             flat = table.exp().flatten(0, 1)
             best = draw(flat, numbers.reshape(-1, 1)).view(table.shape[:2])
         return best.gather(1, contexts.flatten(1)).view(contexts.shape)
