@@ -152,7 +152,7 @@ def test_sampled_returns_and_gradients_agree_with_the_exact_ones():
     logits = torch.from_numpy(np.random.default_rng(3).normal(size=(1, 64)))
     log_probs = torch.log_softmax(logits.view(1, 16, 4), -1).flatten(1)
     uniforms = torch.from_numpy(np.random.default_rng(4).random((1, episodes, 2 * horizon + 1)))
-    cells, mask, returns = rollout(tables(made), log_probs, uniforms)
+    cells, mask, returns = rollout(tables(made), log_probs.exp(), uniforms)
     exact = exact_return(made, log_probs, horizon)
     z = (returns.mean() - exact) / (returns.std() / episodes**0.5)
     assert abs(z.item()) < 4.9
@@ -174,7 +174,7 @@ def test_where_an_episode_starts_says_nothing_of_how_its_first_move_goes():
     down = torch.tensor([0.05, 0.6, 0.3, 0.05], dtype=torch.float64)  # a uniform policy hides it
     log_probs = down.log().repeat(made.states)[None]
     numbers = torch.from_numpy(np.random.default_rng(5).random((1, episodes, 2 * horizon + 1)))
-    cells, _, returns = rollout(tables(made), log_probs, numbers)
+    cells, _, returns = rollout(tables(made), log_probs.exp(), numbers)
     z = (returns.mean() - exact_return(made, log_probs, horizon)) / (returns.std() / episodes**0.5)
     assert abs(z.item()) < 4.9
     first = np.bincount(cells[0, :, 0] // 4, minlength=made.states) / episodes
@@ -184,8 +184,8 @@ def test_where_an_episode_starts_says_nothing_of_how_its_first_move_goes():
 def test_rollouts_of_one_run_do_not_depend_on_the_others():
     table, uniforms = tables(FORK), torch.from_numpy(RNG.random((3, 20, 31)))
     log_probs = torch.log_softmax(torch.from_numpy(RNG.normal(size=(3, 16, 4))), -1).flatten(1)
-    together = rollout(table, log_probs, uniforms)
-    alone = rollout(table, log_probs[1:2], uniforms[1:2])
+    together = rollout(table, log_probs.exp(), uniforms)
+    alone = rollout(table, log_probs[1:2].exp(), uniforms[1:2])
     for many, one in zip(together, alone, strict=True):
         assert torch.equal(many[1:2], one)
 
@@ -207,21 +207,21 @@ def test_kappa_of_the_named_lakes():
 
 def test_nu_of_detours_and_wandering():
     for name, value in (("fork5_7", 1 / 7), ("fork6_10", 2 / 10)):
-        detour = negative(lake(name), "detour", None, RNG)
+        detour = negative(lake(name), "detour", RNG)
         assert nu(lake(name), detour) == pytest.approx(value)
-    wander = negative(lake("goal_column"), "wander", None, np.random.default_rng(0))
+    wander = negative(lake("goal_column"), "wander", np.random.default_rng(0))
     assert len(wander.actions) == 10 and nu(lake("goal_column"), wander) == 1
 
 
 def test_the_hole_is_the_nearest_one_whatever_it_shares_with_the_demonstration():
     for name in ("fork5_7", "fork6_10"):
-        path = negative(lake(name), "hole", None, RNG)
+        path = negative(lake(name), "hole", RNG)
         assert path.actions.tolist() == [1, 2] and nu(lake(name), path) == 1 / 2
 
 
 def test_a_detour_succeeds_and_a_hole_does_not():
     for kind, letter in (("detour", "G"), ("hole", "H")):
-        path = negative(lake("4x4"), kind, None, RNG)
+        path = negative(lake("4x4"), kind, RNG)
         last = lake("4x4").next_state[path.states[-1], path.actions[-1]]
         assert "".join(lake("4x4").desc)[last] == letter
 
@@ -240,7 +240,7 @@ def test_what_a_lake_does_not_have_is_refused():
 
 
 def test_starting_policies_are_what_they_say():
-    demo, other = demonstration(FORK), negative(FORK, "detour", None, RNG)
+    demo, other = demonstration(FORK), negative(FORK, "detour", RNG)
     bad = starting_policy(FORK, "bad", demo, other)
     # At the fork, 0.9 of 20/80 and 0.1 uniform.
     assert bad[0, demo.actions[0]] == pytest.approx(0.9 * 0.2 + 0.025)
@@ -268,7 +268,7 @@ def test_what_it_measures_is_what_follows_from_the_policy():
     policy = np.exp(traj.final)
     expected = return_within(FORK, policy, problem.horizon)
     np.testing.assert_allclose(traj.own_measures["success"][-1], expected)
-    path = negative(FORK, "detour", None, RNG)
+    path = negative(FORK, "detour", RNG)
     logps = traj.final[:, path.states, path.actions].sum(1)
     np.testing.assert_allclose(traj.own_measures["rejected_logps"][-1], logps)
     np.testing.assert_allclose(traj.scores["rejected_logps"][-1], logps)
@@ -279,7 +279,7 @@ def test_dpo_leaves_alone_what_both_paths_share():
     problem = ta.frozen_lake(map="fork5_7", negative="detour", spread=0.0)
     traj = ta.simulate("dpo", problem, steps=1, lr=1.0, marks=2)
     moved = np.abs(traj.log_probs[-1] - traj.log_probs[0])[0].max(-1) > 0
-    paths = demonstration(FORK), negative(FORK, "detour", None, RNG)
+    paths = demonstration(FORK), negative(FORK, "detour", RNG)
     assert set(np.flatnonzero(moved)) == {*paths[0].states.tolist(), *paths[1].states.tolist()}
     assert traj.loss[0, 0] == pytest.approx(np.log(2))
 

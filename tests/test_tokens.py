@@ -29,13 +29,12 @@ class TwoContexts:
 
     pairs: tuple = ()
     has_pairs: bool = True
-    sequential: bool = True
     name: str = "two_contexts"
     units = {"first_action": "probability"}  # noqa: RUF012
 
     def world(self, streams, dtype):
-        def respond(log_probs, groups, n, streams):
-            runs, count = len(log_probs), groups * n
+        def respond(probabilities, groups, n, streams):
+            runs, count = len(probabilities), groups * n
             uniforms = torch.from_numpy(streams.uniforms("responses", 2 * count))
             actions = (uniforms.view(runs, count, 2) * 3).long()
             mask = torch.ones(runs, 1, count, 2, dtype=dtype)

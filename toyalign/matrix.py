@@ -25,12 +25,9 @@ def matrix(
     found = {}
     for problem in problems or sorted(PROBLEMS):  # registries are in order of import
         made = PROBLEMS[problem]()
-        policy = getattr(made, "usual_policy", "tabular")
         for name in objectives or sorted(OBJECTIVES):
             try:
-                trajectory = simulate(
-                    name, made, policy=policy, steps=1, marks=2, source=Source(responses=4)
-                )
+                trajectory = simulate(name, made, steps=1, marks=2, source=Source(responses=4))
                 found[name, problem] = trajectory.source.split()[0]
             except ToyalignError as error:
                 found[name, problem] = str(error)

@@ -132,9 +132,16 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
             f"{card.name} does not learn from source={chosen.origin!r}: its data must come from "
             f"{' or '.join(card.sources)}"
         )
-    if getattr(problem, "sequential", False) and chosen.origin != "fixed":
-        chosen = replace(chosen, exact=False)
     return replace(chosen, advantage=chosen.advantage or card.advantage)
+
+
+def settled_view(view: Residual | None, card: Objective) -> Residual | None:
+    """The view of an objective: the one given, or the residual view's own settings."""
+    if card.view == "plain":
+        if view is not None:
+            raise ToyalignError(f"{card.name} has the plain view: leave view out, or take ift")
+        return None
+    return view or Residual()
 
 
 def has_pairs(problem: Any) -> bool:

@@ -49,7 +49,9 @@ def constants(
             if side not in rows.sides:
                 raise _missing(name)
             mask = _mask(rows, side, reference)
-            found[name] = mask.sum(-1) if quantity == "lengths" else mask
+            if quantity == "lengths":  # one token each needs no sum, and no memory
+                mask = mask.squeeze(-1) if rows.mask is None else mask.sum(-1)
+            found[name] = mask
     return found
 
 

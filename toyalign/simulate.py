@@ -16,7 +16,16 @@ from toyalign.chunks import chunk_size, map_chunks, tick
 from toyalign.errors import ToyalignError, unknown
 from toyalign.objectives import Loss, Objective, get_objective
 from toyalign.optimisers import Optimiser, clip_per_run, get_optimiser
-from toyalign.plan import DTYPES, Plan, columns, grid, log_spaced, seed_list, settled_source
+from toyalign.plan import (
+    DTYPES,
+    Plan,
+    columns,
+    grid,
+    log_spaced,
+    seed_list,
+    settled_source,
+    settled_view,
+)
 from toyalign.policies import get_policy
 from toyalign.problems import get_problem
 from toyalign.problems.sources import Collector, Source
@@ -106,11 +115,11 @@ def simulate(
         runs=runs,
         hyper=varied,
         max_grad_norm=max_grad_norm,
-        view=_settled_view(view, card),
+        view=settled_view(view, card),
         dtype=DTYPES[dtype],
     )
     count = len(runs["seed"])
-    row_count, numbers = _try_out(plan)
+    plan, row_count, numbers = _try_out(plan)
     plan = replace(plan, ghosts=_VECTOR if swept else -(-_VECTOR // row_count))
     size = chunk or chunk_size(numbers, plan.dtype)
     pieces = [slice(start, min(start + size, count)) for start in range(0, count, size)]
@@ -143,9 +152,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         if rows is not previous:
             fixed = constants(needs, rows, reference, world.actions)
             moving = [name for name in needs if name not in fixed]
-        made = from_table(moving, rows, log_probs, world.actions, reference=reference)
-        if plan.view and world.sequential:
-            made |= _seen(plan, leaf, log_probs, world, rows, streams)
+        made = _scored(plan, moving, rows, leaf, log_probs, world, reference, streams)
         tensors = {**fixed, **made}
         loss = _checked(loss_of(**tensors, **hyper), plan, rows, len(batch))
         if step in plan.marks:
@@ -172,22 +179,24 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     return records.arrays
 
 
-def _settled_view(view: Residual | None, card: Objective) -> Residual | None:
-    """The view of an objective: the one given, or the residual view's own settings."""
-    if card.view == "plain":
-        if view is not None:
-            raise ToyalignError(f"{card.name} has the plain view: leave view out, or take ift")
-        return None
-    return view or Residual()
-
-
-def _seen(
-    plan: Plan, theta: Tensor, log_probs: Tensor, world: World, rows: Rows, streams: Streams
+def _scored(
+    plan: Plan,
+    names: list[str],
+    rows: Rows,
+    theta: Tensor,
+    log_probs: Tensor,
+    world: World,
+    reference: Tensor,
+    streams: Streams,
 ) -> dict[str, Tensor]:
-    """What the residual view makes of the policy's log-probabilities."""
-    assert plan.view is not None
-    logps = plan.view.token_logps(plan.policy, theta, log_probs, world, rows, streams)
-    return {"token_logps": logps}
+    """The named tensors that the gradient flows to, or that compare policy and reference."""
+    seen: dict[str, Tensor] = {}
+    if plan.view is not None and world.sequential:
+        tokens = plan.view.token_logps(plan.policy, theta, log_probs, world, rows, streams)
+        seen = {"token_logps": tokens, "logps": tokens.sum(-1)}
+    rest = [name for name in names if name not in seen]
+    looked_up = from_table(rest, rows, log_probs, world.actions, reference=reference)
+    return {**looked_up, **{name: seen[name] for name in names if name in seen}}
 
 
 def _nothing(world: World, log_probs: Tensor, reference: Tensor) -> dict[str, Tensor]:
@@ -212,24 +221,24 @@ def _checked(loss: Any, plan: Plan, rows: Rows, runs: int) -> Tensor:
     return loss
 
 
-def _try_out(plan: Plan) -> tuple[int, int]:
+def _try_out(plan: Plan) -> tuple[Plan, int, int]:
     """Take the first step of one run, so that mistakes show at once.
 
     Returns:
-        The number of rows, and the largest number of entries that a tensor has per run.
+        The plan with a source that suits the world, the number of rows, and the largest number of
+        entries that a tensor has per run.
     """
     streams = Streams(plan.runs["seed"][:1])
     world = plan.problem.world(streams, plan.dtype)
+    plan = replace(plan, source=plan.source.in_world(world))
     theta = plan.policy.start(world, streams).requires_grad_()
     log_probs = plan.policy.log_probs(theta, world)
     reference, needs = log_probs.detach(), plan.objective.needs
     rows = Collector(plan.source, needs, world, reference, streams).rows(0, reference)
     tensors = constants(needs, rows, reference, world.actions)
     moving = [name for name in needs if name not in tensors]
-    tensors |= from_table(moving, rows, log_probs, world.actions, reference=reference)
-    if plan.view and world.sequential:
-        tensors |= _seen(plan, theta, log_probs, world, rows, streams)
+    tensors |= _scored(plan, moving, rows, theta, log_probs, world, reference, streams)
     _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows, 1)
     sides = rows.count * max(1, len(rows.sides))
     widest = max(theta.shape[1], sides, *(tensor.numel() for tensor in tensors.values()))
-    return rows.count, widest
+    return plan, rows.count, widest

@@ -100,6 +100,8 @@ def own_pairs(world: World, noise: float) -> Rows:
     if world.pair_rows is not None:
         rows = world.pair_rows
         return _with_flipped(rows, noise) if noise else rows
+    if world.sequential:
+        raise ToyalignError("this problem has no pairs of its own: collect responses")
     if world.pairs is None:
         raise ToyalignError(
             "this problem has no pairs of its own: give Bandit(pairs=[(chosen, rejected)]), or "
@@ -121,9 +123,15 @@ def _with_flipped(rows: Rows, noise: float) -> Rows:
 
 
 def exact_demonstrations(world: World) -> Rows:
-    """All responses, weighted by their probability among the demonstrations."""
+    """All responses, weighted by their probability among the demonstrations.
+
+    Raises:
+        ToyalignError: if responses have several tokens and none are demonstrated.
+    """
     if world.demonstration_rows is not None:
         return world.demonstration_rows
+    if world.sequential:
+        raise ToyalignError("this problem has no demonstrations: collect responses")
     return Rows(weight=world.demonstrations)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from toyalign.errors import ToyalignError
@@ -27,7 +28,7 @@ from toyalign.problems.lake import (
     transition_mse,
 )
 from toyalign.problems.lake_paths import demonstration, negative, starting_policy
-from toyalign.problems.lake_rollouts import rollout, tables
+from toyalign.problems.lake_rollouts import Tables, rollout, tables
 from toyalign.problems.world import World
 from toyalign.rows import Rows
 from toyalign.streams import Streams
@@ -66,7 +67,6 @@ class FrozenLake:
     path_seed: int = 0
     name: str = "frozen_lake"
 
-    sequential: ClassVar[bool] = True
     pairs: ClassVar[tuple[tuple[int, int], ...]] = ()
     units: ClassVar[dict[str, str]] = {
         "success": "probability",
@@ -103,7 +103,7 @@ class FrozenLake:
     def other(self) -> Path:
         """The rejected path."""
         rng = np.random.Generator(np.random.SFC64(self.path_seed))
-        return negative(self.lake, self.negative, None, rng)
+        return negative(self.lake, self.negative, rng)
 
     @cached_property
     def begin(self) -> Array:
@@ -137,7 +137,7 @@ class FrozenLake:
             reference_logits=logits.flatten(1).to(dtype),
             rewards=torch.from_numpy(self.lake.reward).flatten()[None].to(dtype),
             target_log_probs=target.to(dtype),
-            demonstrations=torch.full((1, 4 * count), 1 / (4 * count), dtype=dtype),
+            demonstrations=torch.zeros(1, 4 * count, dtype=dtype),  # its rows stand below
             states=torch.eye(count, dtype=dtype).expand(streams.runs, -1, -1),
             pair_rows=rows,
             demonstration_rows=demo,
@@ -154,36 +154,39 @@ class FrozenLake:
             reference: [run, cell], where it started.
         """
         table = log_probs.double().numpy().reshape(len(log_probs), -1, 4)
-        policy, acting = np.exp(table), reachable(self.lake)
-        found = {
-            "success": return_within(self.lake, policy, self.horizon),
-            "transition_mse": transition_mse(policy, self.optimal, acting),
-        }
+        policy = np.exp(table)
+        found = {"success": return_within(self.lake, policy, self.horizon)}
+        for name, cells in self._regions.items():
+            found[f"{name}_mse"] = transition_mse(policy, self.optimal, cells)
         if not self.slippery:
-            on_path = np.zeros(len(acting), dtype=bool)
-            on_path[self.demo.states] = True
-            found["on_path_mse"] = transition_mse(policy, self.optimal, on_path)
-            if (acting & ~on_path).any():
-                off = acting & ~on_path
-                found["off_path_mse"] = transition_mse(policy, self.optimal, off)
             for name, path in (("chosen_logps", self.demo), ("rejected_logps", self.other)):
                 found[name] = table[:, path.states, path.actions].sum(1)
         return {name: torch.from_numpy(values) for name, values in found.items()}
 
+    @cached_property
+    def _regions(self) -> dict[str, NDArray[np.bool_]]:
+        """The cells over which distances are taken, [state] each."""
+        acting = reachable(self.lake)
+        regions = {"transition": acting}
+        if not self.slippery:
+            on_path = np.isin(np.arange(len(acting)), self.demo.states)
+            regions |= {"on_path": on_path, "off_path": acting & ~on_path}
+        return {name: cells for name, cells in regions.items() if cells.any()}
+
     def _respond(
-        self, log_probs: Tensor, groups: int, n: int, streams: Streams
+        self, probabilities: Tensor, groups: int, n: int, streams: Streams
     ) -> tuple[Rows, Tensor]:
         """Episodes of each run's own policy, and their returns."""
         count = groups * n
         each = 1 + 2 * self.horizon
         numbers = torch.from_numpy(streams.uniforms("responses", count * each))
-        shape = (len(log_probs), count, each)
-        cells, mask, returns = rollout(self._tables, log_probs, numbers.reshape(shape))
-        weight = log_probs.new_full((1, count), 1 / count)
+        shape = (len(probabilities), count, each)
+        cells, mask, returns = rollout(self._tables, probabilities, numbers.reshape(shape))
+        weight = probabilities.new_full((1, count), 1 / count)
         return Rows(weight, cells.unsqueeze(1), mask=mask.unsqueeze(1)), returns
 
     @cached_property
-    def _tables(self) -> Any:
+    def _tables(self) -> Tables:
         return tables(self.lake)
 
 

@@ -1,7 +1,5 @@
 """Paths across a lake that is not slippery, good and bad, and policies to start from."""
 
-from collections import deque
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,9 +34,7 @@ def _first(lake: Lake, length: int, distances: NDArray[np.int64]) -> Path | None
         distances: fewest moves from each state to where the path is to end.
     """
     following, start = lake.next_state, int(lake.start.argmax())
-    todo: deque[tuple[int, tuple[int, ...], frozenset[int]]] = deque(
-        [(start, (), frozenset({start}))]
-    )
+    todo: list[tuple[int, tuple[int, ...], frozenset[int]]] = [(start, (), frozenset({start}))]
     while todo:
         state, actions, seen = todo.pop()
         left = length - len(actions)
@@ -67,15 +63,14 @@ def demonstration(lake: Lake) -> Path:
     return path
 
 
-def negative(lake: Lake, kind: str, policy: Array | None, rng: np.random.Generator) -> Path:
+def negative(lake: Lake, kind: str, rng: np.random.Generator) -> Path:
     """A worse path than the demonstration.
 
     Args:
         kind: "detour" (the shortest successful path that is longer), "hole" (the shortest way into
             a hole, which may begin like the demonstration), "wander" (ten moves, none of them
-            optimal where it is taken, none ending the episode), "policy" (a rollout of `policy`,
-            at most 30 moves).
-        policy: [state, action], whose rollout it may be; uniform if not given.
+            optimal where it is taken, none ending the episode), "policy" (a rollout of the uniform
+            policy, at most 30 moves).
         rng: of the wandering and the rollout.
 
     Raises:
@@ -83,29 +78,30 @@ def negative(lake: Lake, kind: str, policy: Array | None, rng: np.random.Generat
     """
     if kind not in NEGATIVES:
         raise unknown("negative", kind, NEGATIVES)
-    if kind in ("detour", "hole"):
-        goals = _goals(lake)
-        ends = goals if kind == "detour" else lake.terminal & ~goals
-        distances = _distances(lake, ends)
-        shortest = int(distances[lake.start.argmax()])
-        lengths = range(shortest + (kind == "detour"), min(shortest + 9, lake.states))
-        found = (_first(lake, length, distances) for length in lengths)
-        path = next((path for path in found if path is not None), None)
-        if path is None:
-            raise ToyalignError(f"this lake has no {kind}: " + "/".join(lake.desc))
-        return path
+    if kind in ("wander", "policy"):
+        return _strayed(lake, kind == "wander", rng)
+    goals = _goals(lake)
+    distances = _distances(lake, goals if kind == "detour" else lake.terminal & ~goals)
+    shortest = int(distances[lake.start.argmax()])
+    for length in range(shortest + (kind == "detour"), min(shortest + 9, lake.states)):
+        path = _first(lake, length, distances)
+        if path is not None:
+            return path
+    raise ToyalignError(f"this lake has no {kind}: " + "/".join(lake.desc))
+
+
+def _strayed(lake: Lake, wandering: bool, rng: np.random.Generator) -> Path:
+    """Ten moves that are never optimal and end nothing; or up to thirty of the uniform policy."""
     optimal, following = optimal_policy(lake), lake.next_state
     state, actions = int(lake.start.argmax()), []
-    for _ in range(10 if kind == "wander" else 30):
-        if kind == "wander":
+    for _ in range(10 if wandering else 30):
+        usable = np.ones(4, dtype=bool)
+        if wandering:
             usable = (optimal[state] == 0) & ~lake.terminal[following[state]]
-            if not usable.any():
-                raise ToyalignError(f"cell {state} of this lake has no move that wanders")
-            action = int(rng.choice(np.flatnonzero(usable)))
-        else:
-            action = int(rng.choice(4, p=None if policy is None else policy[state]))
-        actions.append(action)
-        state = int(following[state, action])
+        if not usable.any():
+            raise ToyalignError(f"cell {state} of this lake has no move that wanders")
+        actions.append(int(rng.choice(np.flatnonzero(usable))))
+        state = int(following[state, actions[-1]])
         if lake.terminal[state]:
             break
     return walk(lake, actions)
@@ -132,8 +128,8 @@ def starting_policy(lake: Lake, kind: str, demo: Path, other: Path) -> Array:
     if kind == "noisy":
         return 0.3 * optimal_policy(lake) + 0.7 * uniform
     counts = np.zeros((lake.states, 4))
-    for path, weight in ((demo, 0.5 if kind == "mix" else 0.2), (other, 1.0)):
-        share = weight if path is demo else (0.5 if kind == "mix" else 0.8)
+    own = 0.5 if kind == "mix" else 0.2
+    for path, share in ((demo, own), (other, 1 - own)):
         np.add.at(counts, (path.states, path.actions), share)
     visited = counts.sum(1) > 0
     cloned = counts[visited] / counts[visited].sum(1, keepdims=True)

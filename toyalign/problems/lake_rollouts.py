@@ -79,12 +79,14 @@ def step(table: Tables, cell: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, 
     return following, reward, ended
 
 
-def rollout(table: Tables, log_probs: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rollout(
+    table: Tables, probabilities: Tensor, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Episodes of every run's own policy. Finished ones are dropped as they end.
 
     Args:
         table: from `tables`.
-        log_probs: [run, state · 4].
+        probabilities: [run, state · 4], of each run's policy.
         uniforms: [run, episode, 1 + 2 · horizon], in [0, 1): a number for the first state, then
             for each move one for the action and one for what comes of it. None is used twice:
             where an episode starts must say nothing of how its moves go.
@@ -95,13 +97,13 @@ def rollout(table: Tables, log_probs: Tensor, uniforms: Tensor) -> tuple[Tensor,
     """
     runs, episodes, count = uniforms.shape
     horizon = count // 2
-    policy = log_probs.double().exp().view(runs, -1, 4).cumsum(-1)
+    policy = probabilities.double().view(runs, -1, 4).cumsum(-1)
     policy = policy / policy[..., -1:]
     flat = uniforms.reshape(runs * episodes, count)
     first, numbers = flat[:, 0], flat[:, 1:].view(runs * episodes, horizon, 2)
     cells = torch.zeros(runs * episodes, horizon, dtype=torch.long)
-    mask = torch.zeros(runs * episodes, horizon, dtype=log_probs.dtype)
-    returns = torch.zeros(runs * episodes, dtype=log_probs.dtype)
+    mask = torch.zeros(runs * episodes, horizon, dtype=probabilities.dtype)
+    returns = torch.zeros(runs * episodes, dtype=probabilities.dtype)
     alive = torch.arange(runs * episodes)
     state = begin(table, first)
     for moment in range(horizon):

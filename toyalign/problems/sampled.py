@@ -66,12 +66,12 @@ def draw_responses(
 
 
 def respond(
-    world: World, log_probs: Tensor, groups: int, n: int, streams: Streams
+    world: World, probabilities: Tensor, groups: int, n: int, streams: Streams
 ) -> tuple[Rows, Tensor]:
     """N responses for each group, [run, group · response] rows, and their rewards, the same shape.
 
     Args:
-        log_probs: [run, cell], of the policy that responds.
+        probabilities: [run, cell], of the policy that responds.
         groups: number of groups; of single actions a multiple of the number of contexts.
         n: responses per group.
 
@@ -79,47 +79,46 @@ def respond(
         ToyalignError: if the problem's responses are given and no others can be drawn.
     """
     if world.respond is not None:
-        return world.respond(log_probs, groups, n, streams)
+        return world.respond(probabilities, groups, n, streams)
     if world.sequential:
         raise ToyalignError(
             "this problem's responses are given and no others can be drawn: source='fixed'"
         )
-    cells = draw_responses(world, log_probs.exp(), groups, n, streams).flatten(1)
-    weight = log_probs.new_full((1, groups * n), 1 / (groups * n))
+    cells = draw_responses(world, probabilities, groups, n, streams).flatten(1)
+    weight = probabilities.new_full((1, groups * n), 1 / (groups * n))
     rewards = world.rewards.expand(len(cells), -1).gather(1, cells)
     return Rows(weight, cells.unsqueeze(1)), rewards
 
 
-def expected_rewards(world: World, log_probs: Tensor, groups: int) -> Tensor | None:
-    """The reward to be expected of each group's responses, [run, group, 1], where it is known.
-
-    Of responses of several tokens it is not.
-    """
-    if world.sequential:
-        return None
-    per_context = (log_probs.exp() * world.rewards).view(len(log_probs), world.contexts, -1).sum(-1)
-    return per_context.repeat_interleave(groups // world.contexts, 1).unsqueeze(-1)
-
-
 def sampled_samples(
-    drawn: Rows, rewards: Tensor, expected: Tensor | None, needs: Collection[str], advantage: str
+    world: World,
+    probabilities: Tensor,
+    drawn: Rows,
+    rewards: Tensor,
+    needs: Collection[str],
+    advantage: str,
 ) -> Rows:
     """Drawn responses, each with its reward.
 
     Args:
+        probabilities: [run, cell], of the policy that responded.
         drawn: the responses, [run, group · response] rows.
         rewards: [run, group, response].
-        expected: [run, group, 1], the reward to be expected; where it is not known, an advantage
-            over it becomes one over the other responses of the group (rloo).
         needs: the glossary names that the loss asks for; no others are computed.
-        advantage: a key of `ADVANTAGES`.
+        advantage: a key of `ADVANTAGES`. What is to be expected of responses of several tokens is
+            not known: there "baseline" compares with the other responses of the group ("rloo").
     """
     values = {}
     if "rewards" in needs:
         values["rewards"] = rewards.flatten(1)
     if "advantages" in needs:
-        if expected is None:
-            advantage, expected = {"baseline": "rloo"}.get(advantage, advantage), rewards
+        expected = rewards  # looked at by "baseline" alone
+        if world.sequential:
+            advantage = "rloo" if advantage == "baseline" else advantage
+        else:
+            runs, groups, _ = rewards.shape
+            expected = (probabilities * world.rewards).view(runs, world.contexts, -1).sum(-1)
+            expected = expected.repeat_interleave(groups // world.contexts, 1).unsqueeze(-1)
         values["advantages"] = ADVANTAGES[advantage](rewards, expected).flatten(1)
     if "best_weights" in needs:
         values["best_weights"] = best_weights(rewards).flatten(1)
@@ -127,13 +126,20 @@ def sampled_samples(
 
 
 def sampled_pairs(
-    drawn: Rows, rewards: Tensor, labels: str, noise: float, gap: float, streams: Streams
+    drawn: Rows,
+    rewards: Tensor,
+    needs: Collection[str],
+    labels: str,
+    noise: float,
+    gap: float,
+    streams: Streams,
 ) -> Rows:
-    """All N(N − 1)/2 pairs of each group of responses, with both rewards.
+    """All N(N − 1)/2 pairs of each group of responses, with the rewards that a loss asks for.
 
     Args:
         drawn: the responses, [run, group · response] rows.
         rewards: [run, group, response].
+        needs: the glossary names that the loss asks for.
         labels: "reward" or "bradley_terry", as in `preference`; the first of two equally rewarded
             responses is the chosen one.
         noise: share of labels that are flipped.
@@ -158,26 +164,12 @@ def sampled_pairs(
     if gap:
         kept = (better.abs() >= gap).to(better.dtype)
         weight = kept / kept.sum(1, keepdim=True).clamp_min(1)
-    values = {
-        "chosen_rewards": rewards.gather(1, chosen),
-        "rejected_rewards": rewards.gather(1, rejected),
-    }
-    return paired(drawn, chosen, rejected, weight, values)
-
-
-def paired(
-    single: Rows, chosen: Tensor, rejected: Tensor, weight: Tensor, values: dict[str, Tensor]
-) -> Rows:
-    """Pairs of single responses, given by their row numbers [run, pair]."""
-    won, lost = (replace(single, values={}).reordered(order) for order in (chosen, rejected))
-    assert won.cells is not None and lost.cells is not None
-    mask = None
-    if won.mask is not None and lost.mask is not None:
-        mask = torch.cat([won.mask, lost.mask], 1)
-    return Rows(
-        weight,
-        torch.cat([won.cells, lost.cells], 1),
-        ("chosen_", "rejected_"),
-        values=values,
-        mask=mask,
+    sides = {"chosen_": chosen, "rejected_": rejected}
+    won, lost = (drawn.reordered(order) for order in sides.values())
+    cells, mask = (
+        None if one is None or other is None else torch.cat([one, other], 1)
+        for one, other in ((won.cells, lost.cells), (won.mask, lost.mask))
     )
+    names = {f"{side}rewards": order for side, order in sides.items()}
+    values = {name: rewards.gather(1, order) for name, order in names.items() if name in needs}
+    return Rows(weight, cells, tuple(sides), values=values, mask=mask)

@@ -19,7 +19,6 @@ from toyalign.problems.exact import (
 )
 from toyalign.problems.sampled import (
     draw,
-    expected_rewards,
     respond,
     sampled_pairs,
     sampled_samples,
@@ -98,6 +97,12 @@ class Source:
         """Whether collections are drawn again and again."""
         return self.origin == "policy" or (self.origin == "reference" and self.fresh)
 
+    def in_world(self, world: World) -> "Source":
+        """The source as it is there: longer responses of a policy cannot be enumerated."""
+        if world.sequential and self.origin != "fixed":
+            return replace(self, exact=False)
+        return self
+
 
 class Collector:
     """Makes the rows of every step, for all runs of a chunk.
@@ -125,8 +130,7 @@ class Collector:
         self._kind = kind = kind_of(needs)
         self._advantage = source.advantage or "baseline"
         self._reference = reference
-        if world.sequential and source.origin != "fixed":
-            source = replace(source, exact=False)
+        source = source.in_world(world)
         self.groups = source.prompts or (1 if world.sequential else world.contexts)
         if not world.sequential and self.groups % world.contexts:
             raise ToyalignError(
@@ -192,14 +196,22 @@ class Collector:
                 )
             pairs = exact_pairs(world, behaviour, source.labels, source.label_noise)
         else:
-            drawn, rewards = respond(world, behaviour, self.groups, source.responses, self._streams)
-            rewards = rewards.view(len(rewards), self.groups, source.responses)
+            probabilities, groups, n = behaviour.exp(), self.groups, source.responses
+            drawn, rewards = respond(world, probabilities, groups, n, self._streams)
+            rewards = rewards.view(len(rewards), groups, n)
             if self._kind == "samples":
-                expected = expected_rewards(world, behaviour, self.groups)
-                rows = sampled_samples(drawn, rewards, expected, self._needs, self._advantage)
+                rows = sampled_samples(
+                    world, probabilities, drawn, rewards, self._needs, self._advantage
+                )
                 return replace(rows, behaviour=behaviour)
             pairs = sampled_pairs(
-                drawn, rewards, source.labels, source.label_noise, source.min_gap, self._streams
+                drawn,
+                rewards,
+                self._needs,
+                source.labels,
+                source.label_noise,
+                source.min_gap,
+                self._streams,
             )
         return self._as_asked(pairs)
 
@@ -230,26 +242,23 @@ class Collector:
             raise ToyalignError(
                 "an objective that uses rewards needs responses: source='reference' or 'policy'"
             )
-        if world.sequential and world.pair_rows is None:
-            if self._kind != "demonstrations":
-                raise ToyalignError("this problem has no pairs of its own: collect responses")
-            if world.demonstration_rows is None:
-                raise ToyalignError("this problem has no demonstrations: collect responses")
-        if self._kind == "demonstrations" and world.sequential and not world.demonstration_rows:
-            whole, uniforms = winners(own_pairs(world, 0.0)), partial(self._uniform, "responses")
-        elif self._kind == "demonstrations":
-            whole, uniforms = exact_demonstrations(world), partial(self._uniform, "responses")
+        imitates = self._kind == "demonstrations"
+        if not imitates:
+            whole = own_pairs(world, source.label_noise)
+        elif world.pair_rows is not None and world.demonstration_rows is None:
+            whole = winners(world.pair_rows)
         else:
-            whole, uniforms = own_pairs(world, source.label_noise), partial(self._uniform, "labels")
+            whole = exact_demonstrations(world)
+        uniforms = partial(self._uniform, "responses" if imitates else "labels")
         if source.exact:
-            return whole if self._kind == "demonstrations" else self._as_asked(whole)
+            return whole if imitates else self._as_asked(whole)
         picks = draw(whole.weight.expand(world.runs, -1), uniforms())
         weight = whole.weight.new_full((1, self.groups), 1 / self.groups)
         if whole.cells is None:
             drawn = Rows(weight, picks.unsqueeze(1), whole.sides)
         else:
             drawn = replace(whole, weight=weight).reordered(picks)
-        return drawn if self._kind == "demonstrations" else self._as_asked(drawn)
+        return drawn if imitates else self._as_asked(drawn)
 
     def _uniform(self, purpose: str) -> Tensor:
         return torch.from_numpy(self._streams.uniforms(purpose, self.groups))

@@ -8,7 +8,7 @@ from torch import Tensor
 from toyalign.rows import Rows
 from toyalign.streams import Streams
 
-# (log-probabilities [run, cell], groups, responses per group, streams) -> responses and rewards
+# (probabilities [run, cell], groups, responses per group, streams) -> responses and rewards
 Respond = Callable[[Tensor, int, int, Streams], tuple[Rows, Tensor]]
 
 
