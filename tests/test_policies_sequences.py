@@ -10,7 +10,8 @@ from toyalign.policies.bigram import Bigram
 from toyalign.policies.embedding import Embedding
 from toyalign.policies.position import Position, Prefix
 from toyalign.policies.transformer import Transformer
-from toyalign.problems.sequences import Sequences, edited_pairs, no_never_yes, two_writers
+from toyalign.problems.answers import no_never_yes
+from toyalign.problems.sequences import Sequences, edited_pairs, two_writers
 from toyalign.streams import Streams
 
 SMALL = Sequences(tokens=5, edits=1, count=4, trained=2, unseen=1, texts=32, vocabulary=6)
