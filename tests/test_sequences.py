@@ -48,7 +48,10 @@ def test_responses_and_cells_name_the_same_tokens():
         told = flat.gather(1, context[:, side].flatten(1))
         assert torch.equal(told, (world.pair_rows.cells[:, side] % 10).flatten(1))
     assert world.demonstration_rows.count == 2
-    assert world.demonstrations.sum().item() == pytest.approx(1)
+    for run in range(2):  # each run has answers of its own
+        own = world.demonstration_rows.cells[run].unique()
+        assert world.demonstrations[run].sum().item() == pytest.approx(1)
+        assert world.demonstrations[run].nonzero().flatten().tolist() == own.tolist()
     assert world.pair_rows.weight.sum().item() == pytest.approx(1)
 
 

@@ -158,14 +158,14 @@ class Sequences:
             )
             for each, names in ((sides, _SIDES), (shown, ("",)))
         )
-        zeros = torch.zeros(1, logits.shape[1], dtype=dtype)
+        answered = shown.flatten(1)
         return SequenceWorld(
             contexts=tokens.shape[1] * wide,
             actions=self.vocabulary,
             reference_logits=logits,
-            rewards=zeros,
+            rewards=torch.zeros(1, logits.shape[1], dtype=dtype),
             target_log_probs=logits,
-            demonstrations=zeros,  # its rows stand below
+            demonstrations=torch.zeros_like(logits).scatter(1, answered, 1 / answered.shape[1]),
             tokens=tokens,
             prompts=prompts[None],
             nodes=nodes.flatten(1),
