@@ -23,12 +23,13 @@ from matplotlib.figure import Figure
 
 import toyalign as ta
 from toyalign import plotting
-from toyalign.intervals import Estimate, mean_interval
+from toyalign.intervals import Estimate, exactly, mean_interval
 from toyalign.policies.bigram import Bigram
 from toyalign.policies.position import Position
 from toyalign.policies.transformer import Transformer
 from toyalign.problems.sequences import edited_pairs, step0_slope, two_writers
 from toyalign.study import Part, Study, Verdict, at_least, at_most, main
+from toyalign.tables import of_row, pick
 
 P, Q, VOCABULARY, TOKENS = 0.8, 0.5, 10, 20
 
@@ -220,13 +221,8 @@ def which_tokens(table: pd.DataFrame) -> Figure:
 # %% Claims
 def estimates(table: pd.DataFrame, **where: object) -> list[tuple[float, Estimate]]:
     """Edit distance and estimate of the rows with these values, in order of distance."""
-    rows = table
-    for key, value in where.items():
-        rows = rows[rows[key] == value]
-    return [
-        (row["distance"], Estimate(row["mean"], row["low"], row["high"], int(row["n"])))
-        for row in rows.sort_values("distance").to_dict("records")
-    ]
+    rows = pick(table, **where).sort_values("distance")
+    return [(row["distance"], of_row(row)) for _, row in rows.iterrows()]
 
 
 def ends(
@@ -265,8 +261,9 @@ def closed_form_tells_the_first_step(table: pd.DataFrame) -> Verdict:
     found = estimates(table, part="first step", quantity="measured")
     form = estimates(table, part="first step", quantity="closed form")
     gaps = [abs(f.mean - c.mean) for (_, f), (_, c) in zip(found, form, strict=True)]
-    worst = Estimate(max(gaps), max(gaps), max(gaps), found[0][1].n)
-    return at_most(worst, 0.1, f"largest gap over edit distances, nats: {max(gaps):.3g}")
+    return at_most(
+        exactly(max(gaps)), 0.1, f"largest gap over edit distances, nats: {max(gaps):.3g}"
+    )
 
 
 def first_step_is_not_the_end(table: pd.DataFrame) -> Verdict:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import toyalign as ta
 from toyalign import measures, plotting
-from toyalign.intervals import Estimate, share_interval
+from toyalign.intervals import exactly, share_interval
 from toyalign.objectives import get_objective
 from toyalign.study import Part, Study, Verdict, at_least, at_most, main
 
@@ -284,11 +284,6 @@ def four_category_example(table: pd.DataFrame) -> Figure:
 
 
 # %% Claims
-def exactly(value: float) -> Estimate:
-    """A number without spread: nothing was sampled."""
-    return Estimate(value, value, value, 1)
-
-
 def scaling(table: pd.DataFrame, name: str) -> float:
     """Slope of log steps over log mass, between the rarest reached mass and 0.01."""
     rows = table[(table.part == "relocation") & (table.objective == name) & (table.x <= 0.011)]

@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 
 import toyalign as ta
 from toyalign import plotting
-from toyalign.intervals import Estimate, mean_interval
+from toyalign.intervals import Estimate, difference, exactly, mean_interval
 from toyalign.study import Part, Study, Verdict, at_least, at_most, main
+from toyalign.tables import last, of_row
 
 
 @dataclass(frozen=True)
@@ -294,21 +295,6 @@ def best_far(table: pd.DataFrame) -> float:
     return float(rows[rows.regime == "best of N draws"]["mean"].iloc[0])
 
 
-def last(table: pd.DataFrame, **where: object) -> Estimate:
-    """The last recorded step of one curve."""
-    rows = table
-    for key, value in where.items():
-        rows = rows[rows[key] == value]
-    row = rows.loc[rows.step.idxmax()]
-    return Estimate(row["mean"], row["low"], row["high"], int(row["n"]))
-
-
-def difference(a: Estimate, b: Estimate) -> Estimate:
-    """a − b of independent runs; the half-widths of the intervals add in squares."""
-    half = np.hypot(a.high - a.mean, b.high - b.mean)
-    return Estimate(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half, min(a.n, b.n))
-
-
 def best_of_n_levels_off(table: pd.DataFrame) -> Verdict:
     """Exact offline Best-of-N ends at the expected best of N draws, on both rewards."""
     gaps = []
@@ -316,7 +302,7 @@ def best_of_n_levels_off(table: pd.DataFrame) -> Verdict:
         end = last(table, part="plateau", problem=where, regime="trained").mean
         rows = table[(table.part == "plateau") & (table.problem == where)]
         gaps.append(abs(end - rows[rows.regime == "best of N draws"]["mean"].iloc[0]))
-    worst = Estimate(max(gaps), max(gaps), max(gaps), 1)
+    worst = exactly(max(gaps))
     return at_most(worst, 0.005, f"largest gap between training's end and theory: {worst.mean:.4f}")
 
 
@@ -375,8 +361,7 @@ def first_queries(table: pd.DataFrame, passes: float) -> Estimate:
         (table.part == "reuse") & (table.problem == "far") & (table.objective == "ppo_clip")
     ]
     rows = rows[(rows.x == passes) & (rows.queries <= 2000)]
-    row = rows.loc[rows.step.idxmax()]
-    return Estimate(row["mean"], row["low"], row["high"], int(row["n"]))
+    return last(rows)
 
 
 def reuse_saves_queries(table: pd.DataFrame) -> Verdict:
@@ -389,11 +374,7 @@ def cost_of_staleness(table: pd.DataFrame, where: str, method: str) -> Estimate:
     """Reward averaged over the steps: the freshest data's less the stalest's."""
     rows = table[(table.part == "stale") & (table.quantity == "average")]
     rows = rows[(rows.problem == where) & (rows.objective == method)].sort_values("x")
-    fresh, stale = (
-        Estimate(row["mean"], row["low"], row["high"], int(row["n"]))
-        for row in (rows.iloc[0], rows.iloc[-1])
-    )
-    return difference(fresh, stale)
+    return difference(of_row(rows.iloc[0]), of_row(rows.iloc[-1]))
 
 
 def staleness_hurts_far(table: pd.DataFrame) -> Verdict:

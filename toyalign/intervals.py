@@ -50,3 +50,20 @@ def share_interval(hits: ArrayLike) -> Estimate:
     array = np.asarray(hits, dtype=bool)
     result = stats.binomtest(int(array.sum()), len(array)).proportion_ci(method="wilson")
     return Estimate(float(array.mean()), float(result.low), float(result.high), len(array))
+
+
+def exactly(value: float) -> Estimate:
+    """A number without spread: nothing was sampled."""
+    return Estimate(value, value, value, 1)
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a − b of independent runs; the half-widths of the intervals add in squares."""
+    half = float(np.hypot(a.high - a.mean, b.high - b.mean))
+    mean = a.mean - b.mean
+    return Estimate(mean, mean - half, mean + half, min(a.n, b.n))
+
+
+def opposite(a: Estimate) -> Estimate:
+    """−a."""
+    return Estimate(-a.mean, -a.high, -a.low, a.n)

@@ -13,7 +13,9 @@ from toyalign.errors import ToyalignError, unknown
 
 T = TypeVar("T")
 
-USER_MODULE = "toyalign_user_"  # what the modules of users' files are called, before their stem
+USER_MODULE = (
+    "toyalign_user_"  # what the modules of users' files are called, before folder and stem
+)
 
 
 class Registry(Generic[T]):
@@ -102,7 +104,8 @@ def load_module(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise ToyalignError(f"there is no file {str(path)!r}")
-    name = f"{USER_MODULE}{path.stem}"
+    # With the folder: every paper has a study.py, and two users' files may be called loss.py.
+    name = f"{USER_MODULE}{path.resolve().parent.name}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ToyalignError(f"{str(path)!r} is not a Python file")

@@ -12,7 +12,6 @@ simulates nothing. Figures and claims read the table, never the simulator.
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -26,6 +25,7 @@ import numpy as np
 
 import toyalign
 from toyalign.errors import ToyalignError, unknown
+from toyalign.files import write
 from toyalign.intervals import Estimate
 from toyalign.registry import load_module
 
@@ -40,6 +40,11 @@ _FRONT = (
     "catalogue",
     "doctor",
     "sentences",
+    "run_command",
+    "claims",
+    "reproduce",
+    "files",
+    "tables",
     "study",
     "plotting",
     "page",
@@ -173,14 +178,14 @@ def regenerate(
     print(f"{study.name} ({preset}): {study.question.strip().splitlines()[0]}")
     folder.mkdir(parents=True, exist_ok=True)
     text = table_text(study, preset, cache, force, jobs)
-    _write(folder / "table.csv", text)
+    write(folder / "table.csv", text)
     table = read_table(folder / "table.csv")
     verdicts = {name: claim(table) for name, claim in study.claims.items()}
     for name, verdict in verdicts.items():
         print(f"  {verdict.holds:14s} {name}: {verdict.sentence}")
     claims = {name: asdict(verdict) for name, verdict in verdicts.items()}
-    _write(folder / "claims.json", json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
-    files = ["table.csv", "claims.json", *_draw(study, table, folder)]
+    write(folder / "claims.json", json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
+    files = ["table.csv", "claims.json", *draw(study, table, folder)]
     _note(root / "MANIFEST.json", study, preset, text, files)
     print(f"  written: {', '.join(str(folder / name) for name in files)}")
     print(f"  again with: toyalign study {study.name} --preset {preset}")
@@ -270,7 +275,7 @@ _waiting: tuple[list[Part], Path] = ([], Path())
 def _make(index: int) -> int:
     parts, place = _waiting
     _, function, arguments = parts[index]
-    _write(place / f"{index:03d}.csv", to_csv(function(*arguments)))
+    write(place / f"{index:03d}.csv", to_csv(function(*arguments)))
     return index
 
 
@@ -280,7 +285,8 @@ def _joined(tables: "list[pd.DataFrame]") -> "pd.DataFrame":
     return pd.concat(tables, ignore_index=True)
 
 
-def _draw(study: Study, table: "pd.DataFrame", folder: Path) -> list[str]:
+def draw(study: Study, table: "pd.DataFrame", folder: Path) -> list[str]:
+    """Draw a study's figures into a folder, as SVG and PNG; returns the files' names."""
     from toyalign.plotting import house_style, save_figure
 
     files = []
@@ -308,14 +314,4 @@ def _note(manifest: Path, study: Study, preset: str, text: str, files: list[str]
             **{name: version(name) for name in (*_LIBRARIES, "matplotlib")},
         },
     }
-    _write(manifest, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write(manifest, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
