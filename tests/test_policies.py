@@ -18,7 +18,7 @@ STATED = ta.Bandit(
     state_size=4,
     unseen=2,
 )
-ELSEWHERE = ("embedding", "transformer")  # they read what a bandit does not have
+ELSEWHERE = ("embedding", "informed", "transformer")  # they read what a bandit does not have
 SMALL = ta.MLP(hidden=(6, 5))
 
 

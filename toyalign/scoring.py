@@ -1,8 +1,8 @@
 """From log-probabilities and rows to the named tensors that a loss asked for.
 
 This is the provider of every name in the glossary. Where responses are single actions, T = 1:
-per-token tensors have a token axis of length one. A quality prompt has no words to read in a table
-of log-probabilities: it leaves the context as it is.
+per-token tensors have a token axis of length one. Behind a quality prompt a policy that knows of
+one has a table of its own; to any other it says nothing and leaves the context as it is.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,11 @@ from toyalign.rows import Rows
 
 
 def constants(
-    needs: Sequence[str], rows: Rows, reference: Tensor, actions: int
+    needs: Sequence[str],
+    rows: Rows,
+    reference: Tensor,
+    actions: int,
+    prompted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Those tensors of a signature that do not change while the rows stay the same.
 
@@ -28,14 +32,17 @@ def constants(
         rows: the data.
         reference: [run, cell], the frozen reference's log-probabilities.
         actions: number of actions per context.
+        prompted: [run, cell], the reference's behind the quality prompt, where that says anything.
 
     Raises:
         ToyalignError: for a name that these rows have no data for.
     """
-    tables = {"ref_": reference, "old_": rows.behaviour}
+    behind = reference if prompted is None else prompted
+    tables = {"ref_prompted_": behind, "ref_": reference, "old_": rows.behaviour}
     found: dict[str, Tensor] = {}
     for prefix, table in tables.items():
-        asked = [name for name in needs if name.startswith(prefix) and name not in rows.values]
+        rest = [name for name in needs if name not in rows.values and name not in found]
+        asked = [name for name in rest if name.startswith(prefix)]
         if table is None and asked:
             raise _missing(asked[0])
         if table is not None:

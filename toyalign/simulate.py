@@ -139,6 +139,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     theta = plan.policy.start(world, streams)
     with torch.no_grad():
         reference = plan.policy.log_probs(theta, world)
+        prompted = _prompted(plan, theta, world)
     collector = Collector(plan.source, needs, world, reference, streams)
     state = plan.optimiser.state(theta)
     records = Records(plan, len(runs), world)
@@ -150,7 +151,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         log_probs = plan.policy.log_probs(leaf, world)
         previous, rows = rows, collector.rows(step, log_probs.detach())
         if rows is not previous:
-            fixed = constants(needs, rows, reference, world.actions)
+            fixed = constants(needs, rows, reference, world.actions, prompted)
             moving = [name for name in needs if name not in fixed]
         made = _scored(plan, moving, rows, leaf, log_probs, world, reference, streams)
         tensors = {**fixed, **made}
@@ -194,9 +195,19 @@ def _scored(
     if plan.view is not None and world.sequential:
         tokens = plan.view.token_logps(plan.policy, theta, log_probs, world, rows, streams)
         seen = {"token_logps": tokens, "logps": tokens.sum(-1)}
+    behind = [name for name in names if name.startswith("prompted_")]
+    if behind:
+        table = _prompted(plan, theta.detach(), world)
+        seen |= from_table(behind, rows, log_probs if table is None else table, world.actions)
     rest = [name for name in names if name not in seen]
     looked_up = from_table(rest, rows, log_probs, world.actions, reference=reference)
     return {**looked_up, **{name: seen[name] for name in names if name in seen}}
+
+
+def _prompted(plan: Plan, theta: Tensor, world: World) -> Tensor | None:
+    """The policy's table behind a quality prompt, or None if that says nothing to it."""
+    behind = getattr(plan.policy, "prompted", None)
+    return None if behind is None else behind(theta, world)
 
 
 def _nothing(world: World, log_probs: Tensor, reference: Tensor) -> dict[str, Tensor]:
@@ -235,7 +246,8 @@ def _try_out(plan: Plan) -> tuple[Plan, int, int]:
     log_probs = plan.policy.log_probs(theta, world)
     reference, needs = log_probs.detach(), plan.objective.needs
     rows = Collector(plan.source, needs, world, reference, streams).rows(0, reference)
-    tensors = constants(needs, rows, reference, world.actions)
+    prompted = _prompted(plan, theta.detach(), world)
+    tensors = constants(needs, rows, reference, world.actions, prompted)
     moving = [name for name in needs if name not in tensors]
     tensors |= _scored(plan, moving, rows, theta, log_probs, world, reference, streams)
     _checked(plan.objective.fn(**tensors, **columns(plan, [0])), plan, rows, 1)

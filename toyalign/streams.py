@@ -11,7 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-PURPOSES = ("reference", "states", "start", "responses", "labels", "noise", "order", "view")
+PURPOSES = (
+    "reference",
+    "states",
+    "start",
+    "responses",
+    "labels",
+    "noise",
+    "order",
+    "view",
+    "quality",
+)
 _BLOCK_BYTES = 4 << 20
 _BLOCK_DRAWS = 64
 

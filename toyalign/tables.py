@@ -29,7 +29,7 @@ def estimate(table: "pd.DataFrame", **where: object) -> Estimate:
 
 
 def last(table: "pd.DataFrame", **where: object) -> Estimate:
-    """The estimate at the last step among the rows with these values; those without one are passed."""
+    """The estimate at the last step among the rows with these values; rows without a step aside."""
     rows = pick(table, **where)
     return of_row(rows.dropna(subset="step").sort_values("step").iloc[-1])
 

@@ -38,6 +38,8 @@ class Bandit:
             context sees a random state for each.
         state_size: length of those states, uniform on [0, 1); 0 for none.
         unseen: number of further contexts that are only looked at, never trained on.
+        knowledge: correlation, from 0 to 1, of what a policy may know of an arm's quality with its
+            reward; each run knows something else. Policy `informed` reads it.
         name: what tables and figures call it.
 
     Raises:
@@ -54,6 +56,7 @@ class Bandit:
     prompts: int = 1
     state_size: int = 0
     unseen: int = 0
+    knowledge: float | None = None
     name: str = "bandit"
 
     def __post_init__(self) -> None:
@@ -82,6 +85,10 @@ class Bandit:
                 )
         if not 0 <= self.spread < np.inf:
             raise ToyalignError(f"spread must be 0 or more, and finite, not {self.spread}")
+        if self.knowledge is not None and not 0 <= self.knowledge <= 1:
+            raise ToyalignError(f"knowledge must lie between 0 and 1, not {self.knowledge}")
+        if self.knowledge is not None and np.ptp(rewards) == 0:
+            raise ToyalignError("all rewards are equal: there is no quality to know of")
         if self.prompts < 1:
             raise ToyalignError(f"a bandit needs at least one prompt, not {self.prompts}")
 
@@ -147,7 +154,21 @@ class Bandit:
             pairs=pairs,
             states=states,
             unseen_states=unseen if self.unseen else None,
+            quality=self._quality(rewards, streams).to(dtype)
+            if self.knowledge is not None
+            else None,
         )
+
+    def _quality(self, rewards: torch.Tensor, streams: Streams) -> torch.Tensor:
+        """Rewards and noise, each standardised, mixed as `knowledge` says, [run, cell]."""
+        assert self.knowledge is not None
+        noise = torch.from_numpy(streams.normals("quality", self.arms))
+        known, wrong = (
+            (values - values.mean(-1, keepdim=True)) / values.std(-1, correction=0, keepdim=True)
+            for values in (rewards, noise)
+        )
+        mixed = self.knowledge * known + (1 - self.knowledge**2) ** 0.5 * wrong
+        return mixed.repeat(1, self.prompts)
 
 
 def _array(values: ArrayLike | None) -> Array:
@@ -259,5 +280,30 @@ def adjacent_arms(arms: int = 10, spread: float = 0.0, **changes: Any) -> Bandit
         "pairs": ((chosen, chosen + 1),),
         "spread": spread,
         "name": "adjacent_arms",
+    }
+    return Bandit(**{**settings, **changes})
+
+
+@problem
+def graded_arms(arms: int = 20, knowledge: float = 0.7, **changes: Any) -> Bandit:
+    """Answers of graded quality, of which a policy knows something: the toy of a quality prompt.
+
+    Rewards rise evenly in steps of a tenth and are dealt to the arms in a fixed order, so that
+    neighbours are not alike; the reference is even but for each run's noise. Policy `informed`
+    reads what is known of them. Source: this package's own, for the setting of Yu et al. 2024,
+    arXiv 2405.21040.
+
+    Args:
+        arms: number of arms, at least 2.
+        knowledge: correlation of what may be known with the reward, from 0 to 1.
+        **changes: fields of `Bandit` to set otherwise.
+    """
+    dealt = np.random.Generator(np.random.SFC64(0)).permutation(arms) / 10
+    settings = {
+        "reference": np.full(arms, 1 / arms),
+        "rewards": dealt,
+        "knowledge": knowledge,
+        "spread": 0.5,
+        "name": "graded_arms",
     }
     return Bandit(**{**settings, **changes})

@@ -41,6 +41,7 @@ class World:
             [run, 1, group * response, token], groups one after the other, and their rewards
             [run, group * response].
         next_context: [cell], where each action leads, if that is certain.
+        quality: [run, cell], what a policy may know of the rewards, standardised, or None.
     """
 
     contexts: int
@@ -59,6 +60,7 @@ class World:
     demonstration_rows: Rows | None = None
     respond: Respond | None = None
     next_context: Tensor | None = None
+    quality: Tensor | None = None
 
     @property
     def cells(self) -> int:
