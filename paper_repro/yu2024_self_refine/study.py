@@ -73,8 +73,7 @@ def identities(params: Params) -> pd.DataFrame:
     rng = np.random.Generator(np.random.SFC64(0))
     shape = (1, params.points)
     plain = {f"{side}_logps": torch.from_numpy(rng.normal(-20, 5, shape)) for side in NAMES}
-    frozen = {f"ref_{name}": values + 1.5 * torch.randn(shape, generator=_GENERATOR).double()
-              for name, values in plain.items()}  # fmt: skip
+    frozen = {f"ref_{n}": v + torch.from_numpy(rng.normal(0, 1.5, shape)) for n, v in plain.items()}
     leaves = {name: values.clone().requires_grad_() for name, values in plain.items()}
 
     def slopes(loss: Tensor) -> Tensor:
