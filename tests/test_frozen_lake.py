@@ -219,6 +219,15 @@ def test_the_hole_is_the_nearest_one_whatever_it_shares_with_the_demonstration()
         assert path.actions.tolist() == [1, 2] and nu(lake(name), path) == 1 / 2
 
 
+def test_a_wrong_turn_leaves_the_right_way_at_once():
+    for name in ("fork5_7", "fork6_10"):
+        path, field = negative(lake(name), "wrong_turn", RNG), lake(name)
+        assert path.actions.tolist() == [2, 1] and nu(field, path) == 1
+        assert optimal_policy(field)[path.states[0], path.actions[0]] == 0
+        last = field.next_state[path.states[-1], path.actions[-1]]
+        assert "".join(field.desc)[last] == "H"
+
+
 def test_a_detour_succeeds_and_a_hole_does_not():
     for kind, letter in (("detour", "G"), ("hole", "H")):
         path = negative(lake("4x4"), kind, RNG)

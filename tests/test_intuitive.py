@@ -7,6 +7,7 @@ import torch
 import toyalign as ta
 from toyalign.errors import ToyalignError
 from toyalign.objectives.intuitive import ift
+from toyalign.streams import Streams
 from toyalign.views import Residual
 
 LOSSES = torch.tensor([[[2.0, 0.5, 1.0]]], dtype=torch.float64)
@@ -150,6 +151,65 @@ def test_a_sampled_residual_and_drawn_data_have_numbers_of_their_own(origin):
     # What is drawn for the view leaves the data alone.
     assert np.array_equal(plain.log_probs, mixed.log_probs)
     assert np.isfinite(ours.loss).all() and (ours.log_probs[-1] != plain.log_probs[-1]).any()
+
+
+SMALL = ta.MLP(hidden=(8,), layer_norm=False, gain=1.0)
+
+
+def test_a_network_is_shown_the_mixture():
+    problem = ta.frozen_lake(start="bad", **COLUMN)
+    settings = {"policy": SMALL, "propagation": "none", "steps": 3}
+    plain, sft = train(view=Residual(0.0), **settings), train("sft", policy=SMALL, steps=3)
+    np.testing.assert_allclose(plain.log_probs, sft.log_probs, atol=1e-12)
+    # Beside it: the mixed one-hot inputs through the same weights.
+    streams = Streams([0])
+    world = problem.world(streams)
+    theta = SMALL.start(world, streams)
+    rows = world.demonstration_rows
+    table = SMALL.log_probs(theta, world)
+    view = Residual(0.5)
+    found = view.token_logps(SMALL, theta, table, world, rows, streams)[0, 0]
+    first, bias, second, top = theta[0].split([18 * 8, 8, 8 * 4, 4])
+    states, actions = problem.demo.states, problem.demo.actions
+    reached = problem.lake.next_state[states, table.view(18, 4).argmax(-1).numpy()[states]]
+    for place, (state, action) in enumerate(zip(states, actions, strict=True)):
+        own = reached[place - 1] if place else state
+        x = 0.5 * np.eye(18)[state] + 0.5 * np.eye(18)[own]
+        hidden = np.maximum(first.view(8, 18).numpy() @ x + bias.numpy(), 0)
+        logits = second.view(4, 8).numpy() @ hidden + top.numpy()
+        expected = logits[action] - np.log(np.exp(logits).sum())
+        assert found[place].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_network_can_be_fitted_to_a_start_that_differs_by_cell():
+    # KL falls from nats to thousandths; 600 steps of Adam are plenty for 18 cells.
+    problem = ta.frozen_lake(start="noisy", **COLUMN)
+    world = problem.world(Streams([0, 1]))
+    shares = world.reference_logits.exp()
+    gaps = []
+    for fits in (0, 600):
+        fitted = ta.MLP(hidden=(32,), layer_norm=False, gain=1.0, fits=fits)
+        log_probs = fitted.log_probs(fitted.start(world, Streams([0, 1])), world)
+        gaps.append((shares * (world.reference_logits - log_probs)).sum(1).max().item() / 18)
+    assert gaps[0] > 0.02 and gaps[1] < 0.1 * gaps[0]
+
+
+def test_schedules_of_the_share():
+    linear = Residual(0.4, schedule="linear", warmup=10)
+    shares = [linear.share(step, Streams([0])).item() for step in (0, 5, 10, 99)]
+    assert shares == pytest.approx([0.0, 0.2, 0.4, 0.4])
+    streams, noisy = Streams(range(4000)), Residual(0.2, schedule="noisy")
+    drawn = np.concatenate([noisy.share(step, streams).flatten() for step in range(3)])
+    assert drawn.min() >= 0 and drawn.max() <= 1 and len(set(drawn)) > 10000
+    # A normal variable of mean .2 and spread .1 is cut at 0 in 2.3 % of draws, which adds .00085
+    # on average; three standard errors of 12,000 draws are .0027.
+    assert drawn.mean() == pytest.approx(0.2 + 0.00085, abs=0.0027)
+    many, alone = train(seeds=4, view=noisy), train(seeds=[2], view=noisy)
+    assert np.array_equal(many.log_probs[:, 2], alone.log_probs[:, 0])
+    with pytest.raises(ToyalignError, match="unknown schedule 'liner'; did you mean 'linear'"):
+        Residual(schedule="liner")
+    with pytest.raises(ToyalignError, match="warmup must be at least 1 step, not 0"):
+        Residual(schedule="linear", warmup=0)
 
 
 def test_on_single_actions_the_view_changes_nothing():

@@ -153,7 +153,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
         if rows is not previous:
             fixed = constants(needs, rows, reference, world.actions, prompted)
             moving = [name for name in needs if name not in fixed]
-        made = _scored(plan, moving, rows, leaf, log_probs, world, reference, streams)
+        made = _scored(plan, moving, rows, leaf, log_probs, world, reference, streams, step)
         tensors = {**fixed, **made}
         loss = _checked(loss_of(**tensors, **hyper), plan, rows, len(batch))
         if step in plan.marks:
@@ -189,11 +189,12 @@ def _scored(
     world: World,
     reference: Tensor,
     streams: Streams,
+    step: int = 0,
 ) -> dict[str, Tensor]:
     """The named tensors that the gradient flows to, or that compare policy and reference."""
     seen: dict[str, Tensor] = {}
     if plan.view is not None and world.sequential:
-        tokens = plan.view.token_logps(plan.policy, theta, log_probs, world, rows, streams)
+        tokens = plan.view.token_logps(plan.policy, theta, log_probs, world, rows, streams, step)
         seen = {"token_logps": tokens, "logps": tokens.sum(-1)}
     behind = [name for name in names if name.startswith("prompted_")]
     if behind:

@@ -18,6 +18,7 @@ from toyalign.rows import Rows
 from toyalign.streams import Streams
 
 CHOICES = ("greedy", "sampled")
+SCHEDULES = ("static", "linear", "noisy")
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,51 @@ class Residual:
         lam: λ, the share of the policy's own state; 0 is the plain view.
         choice: the policy's own move: its most likely one ("greedy", as in paper and code) or one
             drawn anew at every step ("sampled").
+        schedule: whether λ stays ("static"), grows from 0 over the first `warmup` steps
+            ("linear"), or is multiplied at every step by 1 + z/2 with a standard normal z of each
+            run and held between 0 and 1 ("noisy"); all three are options of the released code.
+        warmup: steps of "linear".
 
     Raises:
-        ToyalignError: for a share outside 0 to 1 or an unknown choice.
+        ToyalignError: for a share outside 0 to 1, an unknown choice or schedule, or no warmup.
     """
 
     lam: float = 0.2
     choice: str = "greedy"
+    schedule: str = "static"
+    warmup: int = 150
 
     def __post_init__(self) -> None:
         if not 0 <= self.lam <= 1:
             raise ToyalignError(f"lam must be between 0 and 1, not {self.lam}")
         if self.choice not in CHOICES:
             raise unknown("choice", self.choice, CHOICES)
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.warmup < 1:
+            raise ToyalignError(f"warmup must be at least 1 step, not {self.warmup}")
 
-    def states(self, log_probs: Tensor, world: World, rows: Rows, streams: Streams) -> Tensor:
+    def share(self, step: int, streams: Streams) -> Tensor:
+        """λ at a step, [run or 1, 1, 1]."""
+        if self.schedule == "linear":
+            grown = self.lam * min(1.0, step / self.warmup)
+            return torch.tensor(grown, dtype=torch.float64).view(1, 1, 1)
+        if self.schedule == "noisy":
+            noise = torch.from_numpy(streams.normals("view", 1)).unsqueeze(-1)
+            return (self.lam * (1 + noise / 2)).clamp(0, 1)
+        return torch.tensor(self.lam, dtype=torch.float64).view(1, 1, 1)
+
+    def states(
+        self, log_probs: Tensor, world: World, rows: Rows, streams: Streams, step: int = 0
+    ) -> Tensor:
         """The mixed inputs, [run, row · token, feature], no gradient.
 
         Args:
             log_probs: [run, cell], the policy's, for its own moves.
             world: whose `states` are the inputs and whose `next_context` says where moves lead.
             rows: the demonstrations.
-            streams: random numbers of "sampled".
+            streams: random numbers of "sampled" and "noisy".
+            step: number of the gradient step, from 0.
 
         Raises:
             ToyalignError: if the problem does not say where moves lead.
@@ -66,7 +90,8 @@ class Residual:
         # The first token has no move before it.
         own = torch.cat([contexts[..., :1], reached[..., :-1]], -1)
         inputs = [_look_up(world.states, places.flatten(1)) for places in (contexts, own)]
-        return (1 - self.lam) * inputs[0] + self.lam * inputs[1]
+        lam = self.share(step, streams).to(inputs[0].dtype)
+        return (1 - lam) * inputs[0] + lam * inputs[1]
 
     def token_logps(
         self,
@@ -76,6 +101,7 @@ class Residual:
         world: World,
         rows: Rows,
         streams: Streams,
+        step: int = 0,
     ) -> Tensor:
         """Log-probability of every token given the mixed inputs, [run, row, token], nats.
 
@@ -83,11 +109,11 @@ class Residual:
             ToyalignError: if the policy reads no states, or the problem does not say where moves
                 lead.
         """
-        mixed = self.states(log_probs, world, rows, streams)
+        mixed = self.states(log_probs, world, rows, streams, step)
         if not hasattr(policy, "log_probs_at"):
             raise ToyalignError(
                 f"policy {type(policy).__name__.lower()} has no residual view: it cannot be shown "
-                "a mixture of states; try policy tabular"
+                "a mixture of states; try policy tabular or mlp"
             )
         assert rows.cells is not None and rows.mask is not None
         actions = (rows.cells[:, 0] % world.actions).expand(len(theta), -1, -1)

@@ -2,15 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from toyalign.errors import ToyalignError
 from toyalign.optimisers import Adam
 from toyalign.policies import policy
+from toyalign.policies.networks import evaluated
 from toyalign.policies.tabular import normalise
 from toyalign.problems.world import World
 from toyalign.streams import Streams
@@ -114,20 +114,11 @@ class Transformer:
 
     def _logits(self, theta: Tensor, world: World, tokens: Tensor, prompts: Tensor) -> Tensor:
         """[run, text, position, token] before normalisation."""
-        network = self._network(world)
-        sizes = [p.numel() for p in network.parameters()]
-        named = {
-            name: part.view(-1, *parameter.shape)
-            for (name, parameter), part in zip(
-                network.named_parameters(), theta.split(sizes, 1), strict=True
-            )
-        }
         asked = prompts.unsqueeze(-1) + world.actions
         read = torch.cat([asked, tokens[..., :-1]], -1)
         count = world.actions + self._prompts(world)
         marks = torch.nn.functional.one_hot(read, count).to(theta.dtype)
-        out: Tensor = vmap(partial(functional_call, network))(named, (marks,))
-        return out
+        return evaluated(self._network(world), theta, marks)
 
     def _network(self, world: World) -> "Network":
         assert world.tokens is not None

@@ -42,7 +42,7 @@ class FrozenLake:
 
     Args:
         map: "4x4", "8x8" or another key of `lake.MAPS`, or the rows of a map.
-        negative: the rejected path: "detour", "hole", "wander" or "policy".
+        negative: the rejected path: "detour", "hole", "wrong_turn", "wander" or "policy".
         start: the starting policy: "rand", "noisy", "mix" or "bad".
         spread: standard deviation, in nats, of normal noise on the starting policy's logits: a
             start of its own for every seed.

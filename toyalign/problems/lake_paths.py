@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from toyalign.errors import ToyalignError, unknown
 from toyalign.problems.lake import Array, Lake, Path, optimal_policy, walk
 
-NEGATIVES = ("detour", "hole", "wander", "policy")
+NEGATIVES = ("detour", "hole", "wrong_turn", "wander", "policy")
 STARTS = ("rand", "noisy", "mix", "bad")
 _FLOOR = 0.1  # share of uniform moves in a cloned start
 
@@ -27,11 +27,17 @@ def _goals(lake: Lake) -> NDArray[np.bool_]:
     return np.array([letter == "G" for row in lake.desc for letter in row])
 
 
-def _first(lake: Lake, length: int, distances: NDArray[np.int64]) -> Path | None:
+def _first(
+    lake: Lake,
+    length: int,
+    distances: NDArray[np.int64],
+    begins: frozenset[int] = frozenset(range(4)),
+) -> Path | None:
     """The first path of exactly `length` moves, in the order of actions, that visits no cell twice.
 
     Args:
         distances: fewest moves from each state to where the path is to end.
+        begins: the moves that it may begin with.
     """
     following, start = lake.next_state, int(lake.start.argmax())
     todo: list[tuple[int, tuple[int, ...], frozenset[int]]] = [(start, (), frozenset({start}))]
@@ -45,6 +51,8 @@ def _first(lake: Lake, length: int, distances: NDArray[np.int64]) -> Path | None
         for action in reversed(range(4)):
             then = int(following[state, action])
             ended = lake.terminal[then] and left > 1
+            if not actions and action not in begins:
+                continue
             if then not in seen and not ended and distances[then] <= left - 1:
                 todo.append((then, (*actions, action), seen | {then}))
     return None
@@ -68,7 +76,8 @@ def negative(lake: Lake, kind: str, rng: np.random.Generator) -> Path:
 
     Args:
         kind: "detour" (the shortest successful path that is longer), "hole" (the shortest way into
-            a hole, which may begin like the demonstration), "wander" (ten moves, none of them
+            a hole, which may begin like the demonstration), "wrong_turn" (the shortest way into a
+            hole that begins with a move that is not optimal), "wander" (ten moves, none of them
             optimal where it is taken, none ending the episode), "policy" (a rollout of the uniform
             policy, at most 30 moves).
         rng: of the wandering and the rollout.
@@ -82,9 +91,13 @@ def negative(lake: Lake, kind: str, rng: np.random.Generator) -> Path:
         return _strayed(lake, kind == "wander", rng)
     goals = _goals(lake)
     distances = _distances(lake, goals if kind == "detour" else lake.terminal & ~goals)
-    shortest = int(distances[lake.start.argmax()])
+    start = int(lake.start.argmax())
+    shortest = int(distances[start])
+    begins = frozenset(range(4))
+    if kind == "wrong_turn":
+        begins = frozenset(np.flatnonzero(optimal_policy(lake)[start] == 0).tolist())
     for length in range(shortest + (kind == "detour"), min(shortest + 9, lake.states)):
-        path = _first(lake, length, distances)
+        path = _first(lake, length, distances, begins)
         if path is not None:
             return path
     raise ToyalignError(f"this lake has no {kind}: " + "/".join(lake.desc))
