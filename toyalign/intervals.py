@@ -52,6 +52,16 @@ def share_interval(hits: ArrayLike) -> Estimate:
     return Estimate(float(array.mean()), float(result.low), float(result.high), len(array))
 
 
+def correlation(one: ArrayLike, other: ArrayLike) -> Estimate:
+    """Pearson's correlation with its 95 % interval by Fisher's transformation; n is at least 4."""
+    from scipy import stats
+
+    x, y = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    found = stats.pearsonr(x, y)
+    ends = found.confidence_interval(0.95)
+    return Estimate(float(found.statistic), float(ends.low), float(ends.high), len(x))
+
+
 def exactly(value: float) -> Estimate:
     """A number without spread: nothing was sampled."""
     return Estimate(value, value, value, 1)
