@@ -64,7 +64,7 @@ def correlation(one: ArrayLike, other: ArrayLike) -> Estimate:
 
 def exactly(value: float) -> Estimate:
     """A number without spread: nothing was sampled."""
-    return Estimate(value, value, value, 1)
+    return Estimate(float(value), float(value), float(value), 1)
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:

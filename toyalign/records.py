@@ -25,7 +25,9 @@ class Records:
 
     def __init__(self, plan: Plan, runs: int, world: World):
         self._marks = plan.marks
-        kept = 0 if world.sequential and world.cells > MOST_CELLS else world.contexts
+        # A table of newly written responses is another one at every collection.
+        passing = world.write is not None or (world.sequential and world.cells > MOST_CELLS)
+        kept = 0 if passing else world.contexts
         self._table = (runs, kept, world.actions)
         kind = np.float64 if plan.dtype == torch.float64 else np.float32
         self._empty = lambda *shape: np.full((len(plan.marks), *shape), np.nan, dtype=kind)

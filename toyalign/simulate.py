@@ -42,6 +42,7 @@ from toyalign.views import Residual
 # place, so that a real run gives the same bits wherever it stands in a batch. A column of
 # hyperparameters has one entry per run, so a sweep needs that many ghosts.
 _VECTOR = 32
+_LOOKED_AT = 64  # responses that a policy writes when it is measured
 
 
 def simulate(
@@ -137,16 +138,18 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
     needs, loss_of = plan.objective.needs, plan.objective.fn
 
     theta = plan.policy.start(world, streams)
-    with torch.no_grad():
-        reference = plan.policy.log_probs(theta, world)
-        prompted = _prompted(plan, theta, world)
+    first = theta.clone()
+    world, reference, prompted = _scene(plan, world, first, first, streams)
     collector = Collector(plan.source, needs, world, reference, streams)
     state = plan.optimiser.state(theta)
     records = Records(plan, len(runs), world)
-    measure = getattr(plan.problem, "measure", _nothing)
 
     rows = None
     for step in range(plan.steps + 1):
+        if world.write is not None and step and collector.renews(step):
+            author = theta if plan.source.origin == "policy" else first
+            world, reference, prompted = _scene(plan, world, first, author, streams)
+            collector.move(world, reference)
         leaf = theta.detach().requires_grad_()
         log_probs = plan.policy.log_probs(leaf, world)
         previous, rows = rows, collector.rows(step, log_probs.detach())
@@ -161,7 +164,7 @@ def train(plan: Plan, piece: slice) -> dict[str, Any]:
                 beyond = None
                 if world.unseen_states is not None:
                     beyond = plan.policy.log_probs(theta, world, unseen=True)
-                own = measure(world, log_probs.detach(), reference)
+                own = _measured(plan, world, theta, first, log_probs.detach(), reference, streams)
                 alive = records.write(
                     step, reduce_rows(loss, rows), log_probs, tensors, rows, beyond, own
                 )
@@ -211,9 +214,35 @@ def _prompted(plan: Plan, theta: Tensor, world: World) -> Tensor | None:
     return None if behind is None else behind(theta, world)
 
 
-def _nothing(world: World, log_probs: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """What a problem measures that has no measures of its own."""
-    return {}
+def _scene(
+    plan: Plan, world: World, first: Tensor, author: Tensor, streams: Streams
+) -> tuple[World, Tensor, Tensor | None]:
+    """The world, newly written where a policy writes it, and the reference's tables in it."""
+    with torch.no_grad():
+        if world.write is not None:
+            groups, n = plan.source.prompts or world.groups, plan.source.responses
+            world = world.write(plan.policy, author, groups, n, streams, "responses")
+        return world, plan.policy.log_probs(first, world), _prompted(plan, first, world)
+
+
+def _measured(
+    plan: Plan,
+    world: World,
+    theta: Tensor,
+    first: Tensor,
+    log_probs: Tensor,
+    reference: Tensor,
+    streams: Streams,
+) -> dict[str, Tensor]:
+    """What the problem itself measures; of responses that the policy writes for this, if it can."""
+    measure = getattr(plan.problem, "measure", None)
+    if measure is None:
+        return {}
+    if world.write is not None:
+        world = world.write(plan.policy, theta, _LOOKED_AT, 1, streams, "evaluation")
+        log_probs, reference = (plan.policy.log_probs(t, world) for t in (theta, first))
+    found: dict[str, Tensor] = measure(world, log_probs, reference)
+    return found
 
 
 def _checked(loss: Any, plan: Plan, rows: Rows, runs: int) -> Tensor:
@@ -244,10 +273,9 @@ def _try_out(plan: Plan) -> tuple[Plan, int, int]:
     world = plan.problem.world(streams, plan.dtype)
     plan = replace(plan, source=plan.source.in_world(world))
     theta = plan.policy.start(world, streams).requires_grad_()
-    log_probs = plan.policy.log_probs(theta, world)
-    reference, needs = log_probs.detach(), plan.objective.needs
+    world, reference, prompted = _scene(plan, world, theta, theta, streams)
+    log_probs, needs = plan.policy.log_probs(theta, world), plan.objective.needs
     rows = Collector(plan.source, needs, world, reference, streams).rows(0, reference)
-    prompted = _prompted(plan, theta.detach(), world)
     tensors = constants(needs, rows, reference, world.actions, prompted)
     moving = [name for name in needs if name not in tensors]
     tensors |= _scored(plan, moving, rows, theta, log_probs, world, reference, streams)

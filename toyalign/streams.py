@@ -21,6 +21,7 @@ PURPOSES = (
     "order",
     "view",
     "quality",
+    "evaluation",
 )
 _BLOCK_BYTES = 4 << 20
 _BLOCK_DRAWS = 64

@@ -36,4 +36,5 @@ def last(table: "pd.DataFrame", **where: object) -> Estimate:
 
 def of_row(row: "pd.Series") -> Estimate:
     """The estimate in the columns mean, low, high and n of a row."""
-    return Estimate(row["mean"], row["low"], row["high"], int(row["n"]))
+    mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+    return Estimate(mean, low, high, int(row["n"]))

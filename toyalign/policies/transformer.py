@@ -12,6 +12,7 @@ from toyalign.optimisers import Adam
 from toyalign.policies import policy
 from toyalign.policies.networks import evaluated
 from toyalign.policies.tabular import normalise
+from toyalign.problems.sampled import draw
 from toyalign.problems.world import World
 from toyalign.streams import Streams
 
@@ -97,6 +98,23 @@ class Transformer:
         logits = self._logits(theta, world, tokens.expand(runs, -1, -1), prompts.expand(runs, -1))
         return normalise(logits.flatten(1), world)
 
+    def write(self, theta: Tensor, world: World, prompts: Tensor, uniforms: Tensor) -> Tensor:
+        """Responses to prompts, token by token at temperature 1, [run, response, token].
+
+        Args:
+            theta: [run, parameter].
+            world: whose vocabulary and length the responses have.
+            prompts: [run, response], the prompt of each.
+            uniforms: [run, response, token] in [0, 1), one for each token.
+        """
+        tokens = torch.zeros(uniforms.shape, dtype=torch.long)
+        for place in range(uniforms.shape[-1]):
+            logits = self._logits(theta, world, tokens[..., : place + 1], prompts)[..., -1, :]
+            table = torch.softmax(logits, -1).flatten(0, 1)
+            drawn = draw(table, uniforms[..., place].reshape(-1, 1))
+            tokens[..., place] = drawn.view(prompts.shape)
+        return tokens
+
     def _fitted(self, theta: Tensor, world: World, corpus: Tensor, about: Tensor) -> Tensor:
         """Adam on the mean log-probability of the corpus's tokens, batch after batch."""
         optimiser, theta = Adam(), theta.clone()
@@ -150,7 +168,7 @@ class Network(nn.Module):
     def forward(self, marks: Tensor) -> Tensor:
         """Logits [text, position, token]."""
         texts, long, _ = marks.shape
-        x = self.words(marks.flatten(0, 1)) + self.place.repeat(texts, 1)
+        x = self.words(marks.flatten(0, 1)) + self.place[:long].repeat(texts, 1)
         for block in self.blocks:
             x = block(x, texts)
         out: Tensor = self.top(self.norm(x)).view(texts, long, -1)

@@ -131,7 +131,7 @@ class Collector:
         self._advantage = source.advantage or "baseline"
         self._reference = reference
         source = source.in_world(world)
-        self.groups = source.prompts or (1 if world.sequential else world.contexts)
+        self.groups = source.prompts or (world.groups if world.sequential else world.contexts)
         if not world.sequential and self.groups % world.contexts:
             raise ToyalignError(
                 f"prompts={source.prompts} per collection is not a multiple of the problem's "
@@ -155,6 +155,14 @@ class Collector:
         self._collection: Rows | None = None
         self._pass: Rows
 
+    def renews(self, step: int) -> bool:
+        """Whether the rows of a step begin a new collection."""
+        return self._source.renewed and step % self.fresh_every == 0
+
+    def move(self, world: World, reference: Tensor) -> None:
+        """Collect from another world from now on: that of newly written responses."""
+        self._world, self._reference = world, reference
+
     def rows(self, step: int, log_probs: Tensor) -> Rows:
         """The rows of a step.
 
@@ -162,18 +170,20 @@ class Collector:
             step: number of the step, from 0; steps must be asked for in order.
             log_probs: [run, cell], the policy's, without gradient; a policy source draws from it.
         """
-        if self._collection is None or (self._source.renewed and step % self.fresh_every == 0):
+        collection = self._collection
+        if collection is None or self.renews(step):
             fixed = self._source.origin != "policy"
-            self._collection = self._collect(self._reference if fixed else log_probs)
+            collection = self._collect(self._reference if fixed else log_probs)
+            self._collection = collection
         if self._batches == 1:
-            return self._collection
-        batch, count = step % self._batches, self._collection.count
+            return collection
+        batch, count = step % self._batches, collection.count
         if batch == 0:  # a new pass over the collection, in a new order of its groups
             noise = self._streams.uniforms("order", self.groups)
             groups = torch.from_numpy(noise.argsort(1)).unsqueeze(-1)
             per_group = count // self.groups
             order = groups * per_group + torch.arange(per_group)
-            self._pass = self._collection.reordered(order.flatten(1))
+            self._pass = collection.reordered(order.flatten(1))
         size = count // self._batches
         return self._pass.part(batch * size, (batch + 1) * size)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from toyalign.streams import Streams
 
 # (probabilities [run, cell], groups, responses per group, streams) -> responses and rewards
 Respond = Callable[[Tensor, int, int, Streams], tuple[Rows, Tensor]]
+# (policy, theta [run, parameter], groups, responses per group, streams, purpose) -> the world
+Write = Callable[[Any, Tensor, int, int, Streams, str], "World"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class World:
             [run, 1, group * response, token], groups one after the other, and their rewards
             [run, group * response].
         next_context: [cell], where each action leads, if that is certain.
+        write: how a policy writes responses of its own, where the world consists of what has been
+            written: from the policy, its parameters, groups, responses per group, random streams
+            and their purpose to the world of these responses, with `respond` for them.
+        groups: prompts that a collection of longer responses visits unless the source says.
         quality: [run, cell], what a policy may know of the rewards, standardised, or None.
     """
 
@@ -60,6 +67,8 @@ class World:
     demonstration_rows: Rows | None = None
     respond: Respond | None = None
     next_context: Tensor | None = None
+    write: Write | None = None
+    groups: int = 1
     quality: Tensor | None = None
 
     @property
@@ -70,7 +79,7 @@ class World:
     @property
     def sequential(self) -> bool:
         """Whether responses have several tokens."""
-        brought = (self.pair_rows, self.demonstration_rows, self.respond)
+        brought = (self.pair_rows, self.demonstration_rows, self.respond, self.write)
         return any(thing is not None for thing in brought)
 
     @property
