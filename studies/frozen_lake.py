@@ -165,7 +165,7 @@ def who_learns_what(table: pd.DataFrame, policy: str = "tabular") -> Figure:
                 before = pick(rows, start=start).start_mse.mean()
                 ax.axhline(before, color="black", linestyle="--", linewidth=1, label="start")
             ax.set_xticks(range(len(objectives)), objectives, rotation=40, ha="right")
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, None if name == "transition_mse" else 1.05)
             if not column:
                 ax.set_ylabel(label)
         axes[0, column].set_title(titles[start])

@@ -219,7 +219,7 @@ def _scene(
 ) -> tuple[World, Tensor, Tensor | None]:
     """The world, newly written where a policy writes it, and the reference's tables in it."""
     with torch.no_grad():
-        if world.write is not None:
+        if world.write is not None and plan.source.origin != "fixed":
             groups, n = plan.source.prompts or world.groups, plan.source.responses
             world = world.write(plan.policy, author, groups, n, streams, "responses")
         return world, plan.policy.log_probs(first, world), _prompted(plan, first, world)

@@ -92,11 +92,8 @@ class SequenceBandit:
             log_probs: [run, cell], its table there.
             reference: [run, cell], the reference's.
         """
-        assert world.respond is not None and world.tokens is not None
-        rows, rewards = world.respond(log_probs, 1, 1, Streams([0]))
-        assert rows.cells is not None
-        cells = rows.cells.expand(len(log_probs), -1, -1, -1).flatten(1)
-        ratio = (log_probs - reference).gather(1, cells).view(*world.tokens.shape).sum(-1)
+        rewards, ratio = looked_at(world, log_probs, reference)
+        assert world.tokens is not None
         distinct = [len(row.unique()) for row in world.tokens]
         return {
             "expected_reward": rewards.mean(-1),
@@ -106,7 +103,12 @@ class SequenceBandit:
 
 
 def opened(
-    corpus: Tensor, about: Tensor, vocabulary: int, dtype: torch.dtype, judge: Any
+    corpus: Tensor,
+    about: Tensor,
+    vocabulary: int,
+    dtype: torch.dtype,
+    judge: Any,
+    end: int | None = None,
 ) -> SequenceWorld:
     """A world in which nothing is written yet but the corpus.
 
@@ -117,6 +119,7 @@ def opened(
         dtype: of the tables.
         judge: from tokens [run, response, token] and prompts [run, response] to rewards
             [run, response].
+        end: the token that ends a response; without one all tokens count.
     """
     runs, _, wide = corpus.shape
     prompts = int(about.max()) + 1
@@ -134,12 +137,31 @@ def opened(
         corpus=corpus,
         corpus_prompts=about,
     )
-    return replace(world, write=partial(_written, world, judge))
+    return replace(world, write=partial(_written, world, judge, end))
+
+
+def looked_at(world: World, log_probs: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards of the written responses, and their log-ratios to the reference, [run, response]."""
+    assert world.respond is not None
+    rows, rewards = world.respond(log_probs, 1, 1, Streams([0]))
+    assert rows.cells is not None and rows.mask is not None
+    cells = rows.cells.expand(len(log_probs), -1, -1, -1)
+    ratio = (log_probs - reference).gather(1, cells.flatten(1)).view(cells.shape) * rows.mask
+    return rewards, ratio.sum(-1).flatten(1)
+
+
+def counted(tokens: Tensor, end: int | None) -> Tensor:
+    """Which tokens belong to a response, [..., token]: all up to the first end, that included."""
+    if end is None:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    ended = (tokens == end).cumsum(-1)
+    return (ended == 0) | ((ended == 1) & (tokens == end))
 
 
 def _written(
     world: SequenceWorld,
     judge: Any,
+    end: int | None,
     policy: Any,
     theta: Tensor,
     groups: int,
@@ -167,7 +189,7 @@ def _written(
     rows = Rows(
         weight=rewards.new_full((1, count), 1 / count),
         cells=cells.unsqueeze(1),
-        mask=rewards.new_ones(1, 1, count, wide),
+        mask=counted(tokens, end).to(rewards.dtype).unsqueeze(1),
     )
     return replace(
         world,
@@ -175,7 +197,7 @@ def _written(
         tokens=tokens,
         prompts=prompts,
         respond=lambda *_: (rows, rewards),
-        write=partial(_written, world, judge),
+        write=partial(_written, world, judge, end),
     )
 
 
