@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from scipy import stats
 
 import toyalign as ta
 from toyalign import plotting
@@ -28,10 +30,13 @@ from toyalign.policies.bigram import Bigram
 from toyalign.policies.position import Position
 from toyalign.policies.transformer import Transformer
 from toyalign.problems.sequences import edited_pairs, step0_slope, two_writers
+from toyalign.similarity import ches
+from toyalign.streams import Streams
 from toyalign.study import Part, Study, Verdict, at_least, at_most, main
 from toyalign.tables import of_row, pick
 
 P, Q, VOCABULARY, TOKENS = 0.8, 0.5, 10, 20
+PAIRS = 32  # with a prompt each, where hidden states are compared
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,38 @@ def first_step(params: Params, edits: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def by_similarity(params: Params, edits: int) -> pd.DataFrame:
+    """Do pairs whose hidden states are more alike fall further, at one edit distance?
+
+    A prompt for every pair, so that every pair has a chosen response of its own. CHES is that of
+    the reference; ranks are compared within each run.
+    """
+    problem = two_writers(edits=edits, count=PAIRS, trained=PAIRS)
+    policy = Transformer(fits=params.fits)
+    traj = train(params, "transformer", "dpo", edits, problem=problem)
+    streams = Streams(list(range(params.seeds)))
+    world = problem.world(streams, torch.float32)
+    start, end = policy.start(world, streams), torch.from_numpy(traj.theta)
+    assert world.pair_rows is not None and world.pair_rows.cells is not None
+    with torch.no_grad():
+        hidden = policy.hidden(start, world)
+        cells = world.pair_rows.cells[:, 0].flatten(1)
+        change = (policy.log_probs(end, world) - policy.log_probs(start, world)).gather(1, cells)
+    change = change.view(params.seeds, PAIRS, -1).sum(-1).numpy()
+    alike = ches(hidden[:, :PAIRS], hidden[:, -PAIRS:]).numpy()
+    ranks = [stats.spearmanr(a, c).statistic for a, c in zip(alike, change, strict=True)]
+    found = mean_interval(ranks)
+    return pd.DataFrame(
+        [{"part": "similarity", "policy": "transformer", "objective": "dpo",
+          "distance": edits / 12, "quantity": "rank correlation of CHES with the change",
+          "mean": found.mean, "low": found.low, "high": found.high, "n": found.n}]
+    )  # fmt: skip
+
+
 def parts(params: Params) -> Iterator[Part]:
     """The parts of the table."""
+    for edits in params.network_edits:
+        yield f"similarity, {edits} edits", by_similarity, (params, edits)
     for policy, objectives in OBJECTIVES.items():
         for edits in params.network_edits if policy == "transformer" else params.edits:
             for objective in objectives:
@@ -294,6 +329,14 @@ def dpop_holds(table: pd.DataFrame) -> Verdict:
     return at_least(lowest, -0.2, f"lowest mean change over models and distances, nats: {lowest}")
 
 
+def alike_falls_further(table: pd.DataFrame) -> Verdict:
+    """At one edit, pairs with more similar hidden states (CHES) fall further."""
+    distance, found = estimates(table, part="similarity")[0]
+    return at_most(
+        found, 0.0, f"rank correlation of CHES with the change at distance {distance:.2g}: {found}"
+    )
+
+
 def dpop_protects_what_it_is_shown(table: pd.DataFrame) -> Verdict:
     """And no more: answers to other prompts fall under DPOP as well, at one edit."""
     _, change = ends(table, "transformer", "dpop", "unseen_displacement")[0]
@@ -317,6 +360,7 @@ study = Study(
             later_tokens_take_it_down_by_position,
             prefix_takes_it_down_in_a_transformer,
             dpop_holds,
+            alike_falls_further,
             dpop_protects_what_it_is_shown,
         )
     },

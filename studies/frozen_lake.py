@@ -37,6 +37,10 @@ class Params:
     """Random 5x5 maps."""
     repeats: int = 4
     """Runs per map, whose mean stands for it."""
+    remembered: int = 4
+    """Maps for the policy that sees its moves and not the cell."""
+    fits: int = 100
+    """Steps by which that policy learns to write."""
     steps: int = 300
     """Gradient steps of RMSprop (the paper's optimiser)."""
     lr: float = 0.01
@@ -45,8 +49,12 @@ class Params:
     """Policies to start from: near uniform, mostly right, and leaning to the worse path."""
 
 
-PRESETS = {"full": Params(), "fast": Params(maps=2, repeats=2, steps=60, starts=("rand", "bad"))}
+PRESETS = {
+    "full": Params(),
+    "fast": Params(maps=2, repeats=2, remembered=1, fits=20, steps=60, starts=("rand", "bad")),
+}
 OBJECTIVES = ("sft", "ift", "ift sampled", "orpo", "dpo", "dpop", "simpo", "reinforce")
+WITH_MEMORY = ("sft", "orpo", "dpo", "dpop", "reinforce")
 BY_NETWORK = ("sft", "ift", "ift sampled", "orpo", "dpo")
 ALONE = ("sft", "ift", "ift sampled", "reinforce")  # they see no worse path
 NEGATIVES = ("detour", "wrong_turn", "wander")
@@ -113,6 +121,34 @@ def train(params: Params, policy: str, label: str, start: str, negative: str) ->
     return pd.DataFrame(rows)
 
 
+def remember(params: Params, objective: str) -> pd.DataFrame:
+    """One objective with a transformer that sees its moves so far and never the cell."""
+    rows = []
+    for seed, desc in lakes(params.remembered):
+        problem = ta.LakeHistory(map=desc, negative="wrong_turn", horizon=20)
+        own = ta.simulate(
+            objective,
+            problem,
+            policy=ta.Transformer(layers=1, heads=2, width=16, fits=params.fits),
+            source=(
+                ta.Source("policy", exact=False, prompts=1, responses=32)
+                if objective == "reinforce"
+                else "fixed"
+            ),
+            steps=params.steps // 3,
+            lr=1e-3,
+            optimiser="adam",
+            seeds=range(seed * 100, seed * 100 + params.repeats),
+            marks=4,
+            dtype="float32",
+        ).own_measures
+        ends = {name: own[name][-1].mean() for name in ("success", "wrong_moves")}
+        begun = {"start_success": own["success"][0].mean()}
+        rows.append({"policy": "transformer", "objective": objective, "start": "noisy",
+                     "negative": "wrong_turn", "map": seed, **begun, **ends})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def parts(params: Params) -> Iterator[Part]:
     """Every objective, start and kind of worse path with a table; some of it with a network."""
     for start in params.starts:
@@ -124,6 +160,8 @@ def parts(params: Params) -> Iterator[Part]:
         for label in BY_NETWORK:
             name = f"{label}, network, start {start}"
             yield name, train, (params, "mlp", label, start, "wrong_turn")
+    for objective in WITH_MEMORY:
+        yield f"{objective}, with memory", remember, (params, objective)
 
 
 # %% Figures
@@ -196,6 +234,24 @@ def what_kappa_says(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def with_memory(table: pd.DataFrame) -> Figure:
+    """Success and wrong moves of a transformer that never sees the cell."""
+    figure, axes = plotting.new_figure(1, 2, width=2.8, height=2.2)
+    rows = pick(table, policy="transformer")
+    panels = (("success", "success (share)"), ("wrong_moves", "wrong moves (share)"))
+    for ax, (name, label) in zip(axes.flat, panels, strict=True):
+        for place, objective in enumerate(WITH_MEMORY):
+            found = mean_interval(pick(rows, objective=objective)[name])
+            ax.errorbar(place, found.mean, found.high - found.mean, fmt="o", capsize=2,
+                        color=plotting.colour_of(objective))  # fmt: skip
+        if name == "success":
+            ax.axhline(rows.start_success.mean(), color=plotting.REFERENCE, ls="--", lw=0.9)
+        ax.set_xticks(range(len(WITH_MEMORY)), WITH_MEMORY, rotation=30)
+        ax.set(ylabel=label, ylim=(0, 1.05))
+    plotting.label_panels(axes.flat)
+    return figure
+
+
 # %% Claims
 def less_sft(table: pd.DataFrame, label: str, policy: str, start: str) -> pd.DataFrame:
     """MSE less SFT's by map, with the map's kappa."""
@@ -257,6 +313,12 @@ def mse_is_not_success(table: pd.DataFrame) -> Verdict:
     )
 
 
+def memory_is_enough(table: pd.DataFrame) -> Verdict:
+    """A policy that never sees the cell learns the path from the demonstration alone."""
+    found = mean_interval(pick(table, policy="transformer", objective="sft").success)
+    return at_least(found, 0.8, f"success of SFT with memory: {found}")
+
+
 def kappa_predicts(table: pd.DataFrame) -> Verdict:
     """The larger kappa is, the more a sampled residual gains on SFT, with a table."""
     found = less_sft(table, "ift sampled", "tabular", "rand")
@@ -285,6 +347,7 @@ CLAIMS = {
     "ift_before_sft": before_sft("ift", "wrong_turn"),
     "sampled_ift_before_sft": before_sft("ift sampled", "wrong_turn"),
     "ift_before_sft_network": before_sft("ift", "wrong_turn", policy="mlp"),
+    "memory_is_enough": memory_is_enough,
     "kappa_predicts": kappa_predicts,
     "nu_predicts": nu_predicts,
     "reinforce_succeeds_more": mse_is_not_success,
@@ -294,7 +357,10 @@ study = Study(
     question=__doc__,
     presets=PRESETS,
     parts=parts,
-    figures={f.__name__: f for f in (who_learns_what, who_learns_what_network, what_kappa_says)},
+    figures={
+        f.__name__: f
+        for f in (who_learns_what, who_learns_what_network, what_kappa_says, with_memory)
+    },
     claims=CLAIMS,
 )
 

@@ -40,6 +40,8 @@ class Params:
     """Learning rate."""
     fits: int = 150
     """Steps by which the network learns to write."""
+    marks: int = 16
+    """Steps at which the policy writes to be measured."""
     prompts: int = 8
     """Prompts per minibatch, with eight responses each."""
     stale: tuple[int, ...] = (1, 4, 16)
@@ -50,7 +52,7 @@ class Params:
 
 PRESETS = {
     "full": Params(),
-    "fast": Params(seeds=2, steps=4, fits=10, prompts=2, stale=(1, 4), reuse=(1, 4)),
+    "fast": Params(seeds=2, steps=3, fits=5, marks=2, prompts=2, stale=(1, 4), reuse=(1, 4)),
 }
 METHODS = {  # label: objective, data, hyperparameters
     "Pref-FT, offline": ("sft", "fixed", {}),
@@ -85,7 +87,7 @@ def train(params: Params, rule: str, label: str, batches: int = 1, passes: int =
         lr=params.lr,
         optimiser="adam",
         seeds=params.seeds,
-        marks=16,
+        marks=params.marks,
         dtype="float32",
         **hyper,
     )

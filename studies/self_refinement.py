@@ -160,8 +160,10 @@ def frontier(table: pd.DataFrame) -> Figure:
             rows = pick(table, objective=name, prompt=prompt, when="end")
             means = rows.groupby("strength")[["kl", "reward"]].mean()
             label = name if name == plain else f"{name}, prompt: {prompt}"
-            ax.plot(means.kl, means.reward, color=colour, marker=marker, ls=style, label=label)
-            for strength, point in means.iterrows():
+            ax.plot(
+                means.kl, means.reward, color=colour, marker=marker, ls=style, ms=4, label=label
+            )
+            for strength, point in means.iterrows() if name == plain else ():
                 ax.annotate(
                     f"{strength:g}", (point.kl, point.reward), (3, 3), fontsize=6,
                     textcoords="offset points", color=colour,

@@ -45,7 +45,7 @@ class Params:
 PRESETS = {"full": Params(), "fast": Params(seeds=5, steps=150, network_steps=60)}
 WORDS = ("No", "Never", "Yes")
 ON_WORDS = ("sft", "dpo", "ipo", "dpop", "dpo_nll")
-ON_VALLEY = ("npo", "dpo", "dpop", "unlikelihood")
+ON_VALLEY = ("npo", "dpo", "dpop")
 ON_PROMPTS = ("sft", "dpo", "ipo", "dpop", "dpo_nll")
 STARTS = {"both likely": (0.12, 0.12), "chosen likely": (0.12, 0.02),
           "rejected likely": (0.02, 0.12), "neither likely": (0.02, 0.02)}  # fmt: skip
@@ -224,9 +224,9 @@ def valley(table: pd.DataFrame) -> Figure:
     rows = pick(table, part="valley")
     quantities = ("share of bystanders' gain that the peak gets",
                   "change of log p, other bystanders")  # fmt: skip
-    for ax, quantity, label in zip(
-        axes.flat, quantities, ("share of the gain", "change of log-prob (nats)"), strict=True
-    ):
+    titles = ("what the peak gets", "what happens to the rest")
+    labels = ("share of the bystanders' gain", "change of log-prob (nats)")
+    for ax, quantity, title, label in zip(axes.flat, quantities, titles, labels, strict=True):
         for shift, (kind, colour) in enumerate(
             (("peaked", plotting.GAINER), ("flat", plotting.OTHERS))
         ):
@@ -235,7 +235,7 @@ def valley(table: pd.DataFrame) -> Figure:
                 ax.bar(place + 0.36 * shift - 0.18, end.mean, 0.34, color=colour,
                        label=f"{kind} start" if not place else None)  # fmt: skip
         ax.set_xticks(range(len(ON_VALLEY)), ON_VALLEY)
-        ax.set(title=quantity, ylabel=label)
+        ax.set(title=title, ylabel=label)
         ax.grid(False, axis="x")
     axes[0, 0].legend()
     plotting.label_panels(axes.flat)

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 
 from toyalign.errors import ToyalignError
 from toyalign.objectives import OBJECTIVES
+from toyalign.policies.transformer import Transformer
 from toyalign.problems import PROBLEMS
 from toyalign.problems.sources import Source
 from toyalign.simulate import simulate
+from toyalign.streams import Streams
 
 
 def matrix(
@@ -25,9 +27,13 @@ def matrix(
     found = {}
     for problem in problems or sorted(PROBLEMS):  # registries are in order of import
         made = PROBLEMS[problem]()
+        writes = made.world(Streams([0])).write is not None
+        policy = Transformer(layers=1, heads=1, width=4, fits=0) if writes else "tabular"
         for name in objectives or sorted(OBJECTIVES):
             try:
-                trajectory = simulate(name, made, steps=1, marks=2, source=Source(responses=4))
+                trajectory = simulate(
+                    name, made, policy=policy, steps=1, marks=2, source=Source(responses=4)
+                )
                 found[name, problem] = trajectory.source.split()[0]
             except ToyalignError as error:
                 found[name, problem] = str(error)

@@ -218,6 +218,11 @@ def _scene(
     plan: Plan, world: World, first: Tensor, author: Tensor, streams: Streams
 ) -> tuple[World, Tensor, Tensor | None]:
     """The world, newly written where a policy writes it, and the reference's tables in it."""
+    if world.write is not None and not hasattr(plan.policy, "write"):
+        raise ToyalignError(
+            f"policy {type(plan.policy).__name__.lower()} cannot write responses of its own, which "
+            "this problem needs: try policy transformer"
+        )
     with torch.no_grad():
         if world.write is not None and plan.source.origin != "fixed":
             groups, n = plan.source.prompts or world.groups, plan.source.responses

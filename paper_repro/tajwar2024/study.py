@@ -548,6 +548,61 @@ def sequence_offline(table: pd.DataFrame) -> Mapping[str, Estimate]:
     }
 
 
+FRESH = {"B/M": 1, "T": 1}
+LENGTH_METHODS = ("Best-of-N", "RWR", "REINFORCE", "PPO", "DPO, offline", "Pref-FT, offline")
+
+
+def lengths_end(table: pd.DataFrame, rule: str, label: str, quantity: str) -> Estimate:
+    """A measure of what is written at the end, with fresh data."""
+    return last(table, rule=rule, label=label, quantity=quantity, **FRESH)
+
+
+def shortest_on_the_way(length_rewards: pd.DataFrame) -> Mapping[str, Estimate]:
+    """Length averaged over the steps on Min: the other method's less on-policy DPO's."""
+    over = {
+        label: estimate(length_rewards, rule="min", label=label, quantity="average length", **FRESH)
+        for label in ("DPO", *LENGTH_METHODS)
+    }
+    return {label: difference(over[label], over["DPO"]) for label in LENGTH_METHODS}
+
+
+def offline_lengths(length_rewards: pd.DataFrame) -> Mapping[str, Estimate]:
+    """Length at the end of Pref-FT less that of offline DPO, on Min and Skew."""
+    return {
+        rule: difference(
+            *(lengths_end(length_rewards, rule, f"{m}, offline", "length")
+              for m in ("Pref-FT", "DPO"))
+        )
+        for rule in ("min", "skew")
+    }  # fmt: skip
+
+
+def mode_rewards(length_rewards: pd.DataFrame) -> Mapping[str, Estimate]:
+    """True reward at the end on Mode: on-policy DPO's less each other method's."""
+    best = lengths_end(length_rewards, "mode", "DPO", "true_reward")
+    return {
+        label: difference(best, lengths_end(length_rewards, "mode", label, "true_reward"))
+        for label in LENGTH_METHODS
+    }
+
+
+def skew_rewards(length_rewards: pd.DataFrame) -> Estimate:
+    """True reward at the end on Skew: on-policy DPO's less offline DPO's."""
+    return difference(
+        *(lengths_end(length_rewards, "skew", m, "true_reward") for m in ("DPO", "DPO, offline"))
+    )
+
+
+def reuse_of_lengths(length_rewards: pd.DataFrame) -> Mapping[str, Estimate]:
+    """True reward averaged over the steps on Min: T = 1 less T = 8."""
+    rows = pick(length_rewards, rule="min", quantity="average true_reward", **{"B/M": 1})
+    found = {}
+    for label in ("Best-of-N", "PPO"):
+        mine = pick(rows, label=label).sort_values("T")
+        found[label] = difference(of_row(mine.iloc[0]), of_row(mine.iloc[-1]))
+    return found
+
+
 MEASURES = {
     measure.__name__: measure
     for measure in (
@@ -574,6 +629,11 @@ MEASURES = {
         contrast_unshifted,
         contrast_next_token,
         sequence_offline,
+        shortest_on_the_way,
+        offline_lengths,
+        mode_rewards,
+        skew_rewards,
+        reuse_of_lengths,
     )
 }
 

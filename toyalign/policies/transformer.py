@@ -98,6 +98,18 @@ class Transformer:
         logits = self._logits(theta, world, tokens.expand(runs, -1, -1), prompts.expand(runs, -1))
         return normalise(logits.flatten(1), world)
 
+    def hidden(self, theta: Tensor, world: World) -> Tensor:
+        """The last hidden states that predict each token, [run, response, position, width].
+
+        The first position is the prompt's: what `similarity.ches` compares.
+        """
+        tokens, prompts = _texts(world)
+        runs = len(theta)
+        read = tokens.expand(runs, -1, -1), prompts.expand(runs, -1)
+        network = self._network(world)
+        marks = self._marks(theta, world, *read)
+        return evaluated(Hidden(network), theta, marks)
+
     def write(self, theta: Tensor, world: World, prompts: Tensor, uniforms: Tensor) -> Tensor:
         """Responses to prompts, token by token at temperature 1, [run, response, token].
 
@@ -132,11 +144,14 @@ class Transformer:
 
     def _logits(self, theta: Tensor, world: World, tokens: Tensor, prompts: Tensor) -> Tensor:
         """[run, text, position, token] before normalisation."""
+        return evaluated(self._network(world), theta, self._marks(theta, world, tokens, prompts))
+
+    def _marks(self, theta: Tensor, world: World, tokens: Tensor, prompts: Tensor) -> Tensor:
+        """What is read before each token, one-hot, [run, text, position, word]."""
         asked = prompts.unsqueeze(-1) + world.actions
         read = torch.cat([asked, tokens[..., :-1]], -1)
         count = world.actions + self._prompts(world)
-        marks = torch.nn.functional.one_hot(read, count).to(theta.dtype)
-        return evaluated(self._network(world), theta, marks)
+        return torch.nn.functional.one_hot(read, count).to(theta.dtype)
 
     def _network(self, world: World) -> "Network":
         assert world.tokens is not None
@@ -167,12 +182,33 @@ class Network(nn.Module):
 
     def forward(self, marks: Tensor) -> Tensor:
         """Logits [text, position, token]."""
+        out: Tensor = self.top(self.states(marks).flatten(0, 1)).view(*marks.shape[:2], -1)
+        return out
+
+    def states(self, marks: Tensor) -> Tensor:
+        """Normalised last hidden states [text, position, width]."""
         texts, long, _ = marks.shape
         x = self.words(marks.flatten(0, 1)) + self.place[:long].repeat(texts, 1)
         for block in self.blocks:
             x = block(x, texts)
-        out: Tensor = self.top(self.norm(x)).view(texts, long, -1)
-        return out
+        normed: Tensor = self.norm(x).view(texts, long, -1)
+        return normed
+
+
+class Hidden(nn.Module):
+    """A network of which only the last hidden states are wanted; its parameters are the same.
+
+    Args:
+        network: whose `states` they are.
+    """
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, marks: Tensor) -> Tensor:
+        """Hidden states [text, position, width]."""
+        return self.network.states(marks)
 
 
 class Block(nn.Module):

@@ -136,7 +136,15 @@ def exact_demonstrations(world: World) -> Rows:
 
 
 def distributions(world: World) -> Rows:
-    """One row for each context: the whole distribution there, beside the target's."""
+    """One row for each context: the whole distribution there, beside the target's.
+
+    Raises:
+        ToyalignError: if the responses are the policy's own and nothing says what they should be.
+    """
+    if world.write is not None:
+        raise ToyalignError(
+            "this problem has no target distribution: its responses are what the policy writes"
+        )
     target = world.target_log_probs.view(-1, world.contexts, world.actions)
     target = target.expand(world.runs, -1, -1)
     weight = target.new_full((1, world.contexts), 1 / world.contexts)

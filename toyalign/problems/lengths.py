@@ -1,25 +1,22 @@
 """Length problems: a reward model that has only seen pairs decides how long responses get."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from toyalign.errors import ToyalignError, unknown
-from toyalign.optimisers import Adam
 from toyalign.problems import problem
 from toyalign.problems.sampled import draw
 from toyalign.problems.world import World
-from toyalign.problems.writing import counted, looked_at, opened
-from toyalign.rows import Rows
+from toyalign.problems.writing import looked_at, opened, with_pairs
 from toyalign.streams import Streams
 
 RULES = ("min", "mode", "skew")
 END = 0  # the token that ends a response
-_FITS = 300  # Adam steps of the reward model
+_FITS = 20  # Newton steps of the reward model
 _SHRINK = 1e-3  # its L2 penalty: labels are without noise, and nothing else bounds it
 
 
@@ -112,9 +109,12 @@ class Lengths:
             self.vocabulary,
             dtype,
             partial(self._judge, *model),
-            END,
+            counted,
         )
-        return self._with_pairs(world, shown, dtype)
+        first, second = shown.chunk(2, 1)
+        keep = (self.truth(first) >= self.truth(second)).unsqueeze(-1)
+        chosen, rejected = torch.where(keep, first, second), torch.where(keep, second, first)
+        return with_pairs(world, chosen, rejected, counted)
 
     def measure(self, world: World, log_probs: Tensor, reference: Tensor) -> dict[str, Tensor]:
         """What the policy wrote: length without the end, true and modelled reward, sampled KL.
@@ -150,7 +150,7 @@ class Lengths:
 
     def _features(self, tokens: Tensor) -> Tensor:
         """[run, response, feature]: how often each word occurs, and which positions are reached."""
-        inside = counted(tokens, END) & (tokens != END)
+        inside = counted(tokens) & (tokens != END)
         words = torch.nn.functional.one_hot(tokens, self.vocabulary)[..., 1:] * inside.unsqueeze(-1)
         return torch.cat([words.sum(-2), inside], -1).double()
 
@@ -158,32 +158,19 @@ class Lengths:
         self, weight: Tensor, mean: Tensor, scale: Tensor, tokens: Tensor, prompts: Tensor
     ) -> Tensor:
         """The reward model's rewards of responses, [run, response]."""
-        rewards = torch.einsum("rbf,rf->rb", self._features(tokens), weight)
+        rewards = (self._features(tokens) * weight.unsqueeze(1)).sum(-1)
         return (rewards - mean) / scale
 
-    def _with_pairs(self, world: World, shown: Tensor, dtype: torch.dtype) -> World:
-        """The world, with the responses of the preference pairs as its tokens."""
-        first, second = shown.chunk(2, 1)
-        keep = (self.truth(first) >= self.truth(second)).unsqueeze(-1)
-        chosen, rejected = torch.where(keep, first, second), torch.where(keep, second, first)
-        tokens = torch.cat([chosen, rejected], 1)
-        count, wide = self.count, self.tokens
-        cells = torch.arange(2 * count * wide).view(1, 2 * count, wide) * self.vocabulary + tokens
-        mask = counted(tokens, END).to(dtype)
-        sides, masks = (t.unflatten(1, (2, count)) for t in (cells, mask))
-        weight = torch.full((1, count), 1 / count, dtype=dtype)
-        return replace(
-            world,
-            contexts=2 * count * wide,
-            tokens=tokens,
-            prompts=(torch.arange(2 * count) % self.prompts)[None],
-            pair_rows=Rows(weight, sides, ("chosen_", "rejected_"), mask=masks),
-        )
+
+def counted(tokens: Tensor) -> Tensor:
+    """Which tokens belong to a response, [..., token]: all up to the first end, that included."""
+    ended = (tokens == END).cumsum(-1)
+    return (ended == 0) | ((ended == 1) & (tokens == END))
 
 
 def length_of(tokens: Tensor) -> Tensor:
     """Tokens before the first end, [..., response]."""
-    return (counted(tokens, END) & (tokens != END)).sum(-1)
+    return (counted(tokens) & (tokens != END)).sum(-1)
 
 
 def fit_reward(features: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,20 +183,24 @@ def fit_reward(features: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]
     Returns:
         Weights [run, feature], mean and standard deviation [run, 1] of the rewards.
     """
-    first, second = features.chunk(2, 1)
-    better = torch.sub(*truth.chunk(2, 1)).sign()
-    gaps = (first - second) * better.unsqueeze(-1)
-    weight = torch.zeros(len(features), features.shape[-1], dtype=torch.float64)
-    optimiser, lr = Adam(), torch.full((len(features), 1), 0.1, dtype=torch.float64)
-    state = optimiser.state(weight)
-    for step in range(_FITS):
-        leaf = weight.detach().requires_grad_()
-        margins = torch.einsum("rpf,rf->rp", gaps, leaf)
-        loss = -(logsigmoid(margins) * better.abs()).mean(1) + _SHRINK * leaf.square().sum(1)
-        (grad,) = torch.autograd.grad(loss.sum(), leaf)
-        optimiser.step(weight, grad, lr, state, step)
-    rewards = torch.einsum("rbf,rf->rb", features, weight)
+    # Run by run: sums over a batch of runs round differently with their number.
+    weight = torch.stack([_logistic(x, t) for x, t in zip(features, truth, strict=True)])
+    rewards = (features * weight.unsqueeze(1)).sum(-1)
     return weight, rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True).clamp_min(1e-6)
+
+
+def _logistic(features: Tensor, truth: Tensor) -> Tensor:
+    """Ridge-penalised logistic regression of one run, [feature], by Newton's method."""
+    better = torch.sub(*truth.chunk(2)).sign()
+    gaps = torch.sub(*features.chunk(2)) * better.unsqueeze(-1)
+    weight = gaps.new_zeros(gaps.shape[1])
+    ridge = 2 * _SHRINK * torch.eye(gaps.shape[1], dtype=gaps.dtype)
+    counts = better.abs() / len(gaps)
+    for _ in range(_FITS):
+        wrong = counts * torch.sigmoid(-gaps @ weight)
+        bend = gaps.T @ ((wrong * torch.sigmoid(gaps @ weight)).unsqueeze(-1) * gaps) + ridge
+        weight = weight + torch.linalg.solve(bend, gaps.T @ wrong - 2 * _SHRINK * weight)
+    return weight
 
 
 @problem

@@ -1,6 +1,6 @@
 """Responses that a policy writes itself, token by token, and a reward for the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,9 @@ from toyalign.problems.sequences import SequenceWorld
 from toyalign.problems.world import World
 from toyalign.rows import Rows
 from toyalign.streams import Streams
+
+Judge = Callable[[Tensor, Tensor], Tensor]  # tokens, prompts -> rewards [run, response]
+Inside = Callable[[Tensor], Tensor]  # tokens -> which of them count
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class SequenceBandit:
             len(self.rewards),
             dtype,
             partial(self._judge, asked),
+            torch.ones_like,
         )
 
     def _judge(self, asked: Tensor, tokens: Tensor, prompts: Tensor) -> Tensor:
@@ -107,8 +111,8 @@ def opened(
     about: Tensor,
     vocabulary: int,
     dtype: torch.dtype,
-    judge: Any,
-    end: int | None = None,
+    judge: Judge,
+    inside: Inside,
 ) -> SequenceWorld:
     """A world in which nothing is written yet but the corpus.
 
@@ -119,7 +123,7 @@ def opened(
         dtype: of the tables.
         judge: from tokens [run, response, token] and prompts [run, response] to rewards
             [run, response].
-        end: the token that ends a response; without one all tokens count.
+        inside: from tokens to which of them belong to their response, the same shape.
     """
     runs, _, wide = corpus.shape
     prompts = int(about.max()) + 1
@@ -137,7 +141,7 @@ def opened(
         corpus=corpus,
         corpus_prompts=about,
     )
-    return replace(world, write=partial(_written, world, judge, end))
+    return replace(world, write=partial(_written, world, judge, inside))
 
 
 def looked_at(world: World, log_probs: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,18 +154,35 @@ def looked_at(world: World, log_probs: Tensor, reference: Tensor) -> tuple[Tenso
     return rewards, ratio.sum(-1).flatten(1)
 
 
-def counted(tokens: Tensor, end: int | None) -> Tensor:
-    """Which tokens belong to a response, [..., token]: all up to the first end, that included."""
-    if end is None:
-        return torch.ones_like(tokens, dtype=torch.bool)
-    ended = (tokens == end).cumsum(-1)
-    return (ended == 0) | ((ended == 1) & (tokens == end))
+def with_pairs(world: SequenceWorld, chosen: Tensor, rejected: Tensor, inside: Inside) -> World:
+    """An opened world whose responses so far are those of preference pairs.
+
+    Args:
+        world: from `opened`.
+        chosen: [run or 1, pair, token]; the pairs go round the prompts.
+        rejected: the same.
+        inside: as for `opened`.
+    """
+    tokens = torch.cat([chosen, rejected], 1)
+    many, wide = tokens.shape[1:]
+    cells = torch.arange(many * wide).view(1, many, wide) * world.actions + tokens
+    mask = inside(tokens).to(world.reference_logits.dtype)
+    sides, masks = (each.unflatten(1, (2, many // 2)) for each in (cells, mask))
+    return replace(
+        world,
+        contexts=many * wide,
+        tokens=tokens,
+        prompts=(torch.arange(many // 2) % world.groups).repeat(2)[None],
+        pair_rows=Rows(
+            mask.new_full((1, many // 2), 2 / many), sides, ("chosen_", "rejected_"), mask=masks
+        ),
+    )
 
 
 def _written(
     world: SequenceWorld,
-    judge: Any,
-    end: int | None,
+    judge: Judge,
+    inside: Inside,
     policy: Any,
     theta: Tensor,
     groups: int,
@@ -169,16 +190,7 @@ def _written(
     streams: Streams,
     purpose: str,
 ) -> World:
-    """The world of the responses that a policy writes now; groups go round the prompts.
-
-    Raises:
-        ToyalignError: if the policy cannot write.
-    """
-    if not hasattr(policy, "write"):
-        raise ToyalignError(
-            f"policy {type(policy).__name__.lower()} cannot write responses of its own, which this "
-            "problem needs: try policy transformer"
-        )
+    """The world of the responses that a policy writes now; groups go round the prompts."""
     assert world.tokens is not None
     runs, wide, count = len(theta), world.tokens.shape[-1], groups * n
     prompts = (torch.arange(groups) % world.groups).repeat_interleave(n).expand(runs, -1)
@@ -189,7 +201,7 @@ def _written(
     rows = Rows(
         weight=rewards.new_full((1, count), 1 / count),
         cells=cells.unsqueeze(1),
-        mask=counted(tokens, end).to(rewards.dtype).unsqueeze(1),
+        mask=inside(tokens).to(rewards.dtype).unsqueeze(1),
     )
     return replace(
         world,
@@ -197,7 +209,7 @@ def _written(
         tokens=tokens,
         prompts=prompts,
         respond=lambda *_: (rows, rewards),
-        write=partial(_written, world, judge, end),
+        write=partial(_written, world, judge, inside),
     )
 
 
