@@ -11,7 +11,9 @@ ORACLE := .venv-oracle
 
 figures: .venv/ready
 	$(BIN)/toyalign study all --preset full --jobs $(JOBS)
+	$(BIN)/toyalign reproduce all --preset full --jobs $(JOBS)
 	$(BIN)/toyalign study all --preset fast --jobs $(JOBS)
+	$(BIN)/toyalign reproduce all --preset fast --jobs $(JOBS)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov=toyalign --cov-report=term:skip-covered --cov-fail-under=90

@@ -31,8 +31,9 @@ def test_python_runs(text, capsys):
 def test_commands_run(command, capsys, tmp_path, monkeypatch):
     from toyalign.cli import main
 
-    for name in ("examples", "studies"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("examples", "studies", "paper_repro"):
+        ignored = shutil.ignore_patterns("results", "__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     monkeypatch.chdir(tmp_path)
     assert main(command.split()[1:]) == 0
     assert capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from toyalign.plotting.field import phase_field
 from toyalign.plotting.heat import heat_table
+from toyalign.plotting.lake import lake_map
 from toyalign.plotting.marks import curves, dots, mass_bars, traces
 from toyalign.plotting.runs import plot_mass, plot_runs
 from toyalign.plotting.style import (
@@ -33,6 +34,7 @@ __all__ = [
     "heat_table",
     "house_style",
     "label_panels",
+    "lake_map",
     "mass_bars",
     "new_figure",
     "phase_field",
