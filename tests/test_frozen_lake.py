@@ -1,5 +1,7 @@
 """Frozen Lake: gymnasium's own steps, the exact numbers, the paths, and training on it."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -321,3 +323,16 @@ def test_a_move_that_does_not_exist_is_refused():
 def test_a_walk_follows_the_transitions():
     path = walk(lake("4x4"), [1, 1, 2])
     assert path.states.tolist() == [0, 4, 8]
+
+
+def test_common_bounds_choose_as_looking_up_does():
+    table = tables(lake("4x4", slippery=True, success_rate=0.6))
+    assert table.bounds is not None
+    rng = np.random.default_rng(0)
+    cell = torch.from_numpy(rng.integers(64, size=20_000))
+    numbers = torch.from_numpy(rng.random(20_000))
+    numbers[:3] = torch.tensor([0.0, 0.2, 0.8])  # the bounds themselves
+    for one, other in zip(
+        step(table, cell, numbers), step(replace(table, bounds=None), cell, numbers), strict=True
+    ):
+        assert torch.equal(one, other)

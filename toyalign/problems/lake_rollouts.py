@@ -18,6 +18,9 @@ class Tables:
         reward: [state · action, outcome].
         ended: [state · action, outcome].
         start: [state], cumulative probability of the first state.
+        bounds: [outcome − 1], where the next outcome begins, if that is the same for every move; on
+            gymnasium's lakes it is, since terminal states, whose moves have one outcome, can have
+            it as often.
     """
 
     cumulative: Tensor
@@ -25,17 +28,24 @@ class Tables:
     reward: Tensor
     ended: Tensor
     start: Tensor
+    bounds: Tensor | None = None
 
 
 def tables(lake: Lake) -> Tables:
     """The lake's outcomes as tensors, float64."""
     flat = torch.from_numpy(lake.outcomes).flatten(0, 1)
+    cumulative = flat[..., 0].cumsum(-1)
+    single = flat[:, :1, 0] >= 1
+    flat = torch.where(single.unsqueeze(-1), flat[:, :1], flat)
+    several = cumulative[~single[:, 0]]
+    alike = len(several) and (several == several[:1]).all() and several[0, -1] >= 1
     return Tables(
-        flat[..., 0].cumsum(-1).T.contiguous(),
+        cumulative.T.contiguous(),
         flat[..., 1].long().contiguous(),
         flat[..., 2].clone(memory_format=torch.contiguous_format),
         flat[..., 3].bool().contiguous(),
         torch.from_numpy(lake.start).cumsum(0),
+        several[0, :-1].clone() if alike else None,
     )
 
 
@@ -68,7 +78,9 @@ def step(table: Tables, cell: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, 
         Next states, rewards and whether the episode has ended, [episode] each.
     """
     outcomes = table.following.shape[1]
-    if outcomes > 1:
+    if table.bounds is not None:
+        cell = cell * outcomes + torch.searchsorted(table.bounds, uniform, right=True)
+    elif outcomes > 1:
         # The same choice as `first_above`, in one-dimensional look-ups, which are several times
         # as fast as gathering the rows of a table.
         *below, total = (column[cell] for column in table.cumulative)
