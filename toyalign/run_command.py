@@ -44,7 +44,9 @@ class Run:
     """Objectives: names from `toyalign list`, or path/to/file.py:function."""
     problem: Word = "adjacent_arms"
     """A problem from `toyalign list`, or path/to/file.py:function."""
-    policy: Word = "features"
+    policy: Annotated[
+        Word, tyro.conf.arg(help_behavior_hint="(default: features, or what the problem needs)")
+    ] = ""
     """A policy from `toyalign list`. With tabular, arms share nothing."""
     source: Annotated[Word, tyro.conf.arg(help_behavior_hint="(default: the objective's own)")] = ""
     """Where the data comes from: fixed, reference or policy."""
@@ -128,9 +130,8 @@ def _simulate(options: Run, cards: Sequence["Objective"]) -> list["Trajectory"]:
         problem = get_problem(options.problem)
     changes = {name: getattr(options, name) for name in ("spread", "prompts", "state_size")}
     problem = _changed(problem, f"problem {options.problem}", changes)
-    policy = _changed(
-        get_policy(options.policy), f"policy {options.policy}", {"overlap": options.overlap}
-    )
+    name = options.policy or getattr(problem, "usual_policy", "features")
+    policy = _changed(get_policy(name), f"policy {name}", {"overlap": options.overlap})
     trajectories = []
     for card in cards:
         values = {name: getattr(options, name) for name in card.hyper}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ class LakeHistory:
     name: str = "lake_history"
     pairs: tuple[()] = field(default=(), init=False)
     has_pairs: bool = field(default=True, init=False)
+
+    usual_policy: ClassVar[str] = "transformer"
 
     def __post_init__(self) -> None:
         if self.texts < 1:

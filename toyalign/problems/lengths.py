@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +61,8 @@ class Lengths:
     name: str = "lengths"
     pairs: tuple[()] = field(default=(), init=False)
     has_pairs: bool = field(default=True, init=False)
+
+    usual_policy: ClassVar[str] = "transformer"
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -213,4 +215,5 @@ def lengths(rule: str = "min", **changes: Any) -> Lengths:
         rule: "min", "mode" or "skew".
         **changes: fields of `Lengths` to set otherwise.
     """
-    return Lengths(**{"rule": rule, "name": f"{rule}_length", **changes})
+    name = "lengths" + ("" if rule == "min" else f"_{rule}")
+    return Lengths(**{"rule": rule, "name": name, **changes})

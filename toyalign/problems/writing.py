@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class SequenceBandit:
     texts: int = 2048
     name: str = "sequence_bandit"
     pairs: tuple[()] = field(default=(), init=False)
+
+    usual_policy: ClassVar[str] = "transformer"
 
     def __post_init__(self) -> None:
         if len(self.reference) != len(self.rewards) or len(self.rewards) < 2:
@@ -232,6 +234,6 @@ def sequence_bandit(where: str = "far", **changes: Any) -> SequenceBandit:
     settings = {
         "reference": tuple(squashed_cauchy()),
         "rewards": tuple(gaussian_reward(100, peaks[where])),
-        "name": f"sequence_bandit_{where}",
+        "name": "sequence_bandit" + ("" if where == "far" else f"_{where}"),
     }
     return SequenceBandit(**{**settings, **changes})
