@@ -110,17 +110,11 @@ def settled_source(source: str | Source, card: Objective, problem: Any) -> Sourc
     """The source with its origin settled, refused if the objective does not allow it."""
     chosen = Source(origin=source) if isinstance(source, str) else source
     if not chosen.origin:
-        usable = [
-            name
-            for name in card.sources
-            if not (
-                name == "fixed"
-                and (
-                    card.kind == "samples"
-                    or (card.kind in ("pairs", "labelled") and not has_pairs(problem))
-                )
-            )
-        ]
+        written = getattr(problem, "usual_policy", "") == "transformer"
+        alone = card.kind in ("demonstrations", "distributions")  # these need no pairs
+        given = has_pairs(problem) or (alone and not written)
+        fixed = given and card.kind != "samples"
+        usable = [name for name in card.sources if name != "fixed" or fixed]
         if not usable:
             raise ToyalignError(
                 f"{card.name} takes its data from source={' or '.join(card.sources)}, and this "
