@@ -305,12 +305,14 @@ def holding(table: pd.DataFrame) -> Figure:
                     label=model if not place else None,
                 )
         ax.axhline(0, color=plotting.REFERENCE, ls="--", lw=0.9)
-        ax.set_yscale("symlog", linthresh=1)
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.set_xticks(range(len(cases)), cases, rotation=30 if part == "variants" else 0)
+        if part == "variants":
+            ax.set_yscale("symlog", linthresh=1)
+            ax.yaxis.set_major_formatter("{x:g}")
+            cases = [case.replace(" ", "\n") for case in cases]
+        ax.set_xticks(range(len(cases)), cases)
         ax.set(title=title, xlabel=part if part != "variants" else "")
     axes[0, 0].set_ylabel("change of chosen log-prob (nats)")
-    axes[0, 0].legend()
+    axes[0, 1].legend(loc="lower right")
     plotting.label_panels(axes.flat)
     return figure
 
