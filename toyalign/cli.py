@@ -1,4 +1,4 @@
-"""The command line: `toyalign list`, `explain`, `run`, `check`, `study`, `reproduce`, `doctor`.
+"""The command line: `toyalign list`, `explain`, `run`, `check`, `study`, `train` and the others.
 
 Each command is a dataclass, whose fields are the options and whose docstrings are the help, and a
 function that does the work. Everything heavy is imported where it is used, so that
@@ -19,6 +19,7 @@ import tyro
 from toyalign import __version__
 from toyalign.errors import ToyalignError, unknown
 from toyalign.files import write
+from toyalign.llm_command import Audit, Diagnose, Train, audit, diagnose, train
 from toyalign.options import File, Folder, Whole, Word, check_target, parse, with_hyperparameters
 from toyalign.run_command import Run, run
 
@@ -77,6 +78,11 @@ def _dispatch(words: list[str]) -> None:
 
         cards = load_cards(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
         run(parse(with_hyperparameters(Run, cards), "run", words[1:]), cards)
+    elif words[0] == "train":
+        from toyalign.catalogue import load_cards
+
+        cards = load_cards(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
+        train(parse(with_hyperparameters(Train, cards), "train", words[1:]), cards)
     elif words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS, "`toyalign --help` explains them")
     else:
@@ -287,6 +293,9 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
     "check": (Check, check),
     "study": (Study, study),
     "reproduce": (Reproduce, reproduce),
+    "train": (Train, train),
+    "audit": (Audit, audit),
+    "diagnose": (Diagnose, diagnose),
     "doctor": (Doctor, doctor),
 }
 

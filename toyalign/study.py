@@ -41,6 +41,7 @@ _FRONT = (
     "doctor",
     "sentences",
     "run_command",
+    "llm_command",
     "claims",
     "reproduce",
     "files",
