@@ -48,7 +48,7 @@ GAIN = 0.5  # nats per token, at which methods are compared
 def identities(params: Params) -> pd.DataFrame:
     """Largest differences between two ways to say the same thing, at random points."""
     rng = np.random.Generator(np.random.SFC64(0))
-    shape = (1, params.points)
+    shape = (params.points, 1)  # every point is a run, with a β of its own
     start, ratio = (torch.from_numpy(rng.normal(-30, 10, shape)), torch.from_numpy(
         rng.normal(0, 8, shape)))  # fmt: skip
     lengths = torch.from_numpy(rng.integers(1, 40, shape).astype(float))
