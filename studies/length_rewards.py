@@ -131,9 +131,10 @@ def lengths_over_steps(table: pd.DataFrame) -> Figure:
             ax.plot(end.step, end["mean"], marker=plotting.MARKERS[place], **style)
         if rule == "mode":
             ax.axhline(8, color=plotting.REFERENCE, ls=":", lw=0.9)
-        ax.set(title=titles[rule], xlabel="gradient step", xscale="symlog", ylim=(0, None))
+        ax.set(title=titles[rule], xlabel="gradient step", xscale="symlog")
         ax.set_xlim(left=0)
     axes[0, 0].set_ylabel("length (tokens)")
+    axes[0, 0].set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     plotting.label_panels(axes.flat)
