@@ -53,6 +53,18 @@ def test_code_is_a_weighted_mean():
     assert value(equal) == pytest.approx(0.7)
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 7, 50])
+def test_codes_weights_sum_to_the_number_of_tokens(tokens):
+    # Held constant, the weight of a token over N is its gradient; and D is a triangular product.
+    losses = torch.from_numpy(np.random.default_rng(1).exponential(size=(1, 1, tokens)))
+    found = gradient(losses, weights="constant", gamma=0.9)
+    assert found.sum() == pytest.approx(1.0, abs=1e-12)
+    place = np.arange(tokens)
+    power = np.triu(0.9 ** np.clip(place - place[:, None], 0, None))
+    answer_for = power @ losses[0, 0].numpy()
+    np.testing.assert_allclose(found, answer_for / answer_for.sum(), atol=1e-12)
+
+
 @pytest.mark.parametrize("gamma", [0.3, 0.95, 1.0])
 def test_codes_gradient_is_the_closed_form(gamma):
     # dL/dl_k = (D_k + B_k − L·c_k)/S, with sums over later, earlier and the number of earlier ones
