@@ -35,7 +35,8 @@ def made(request, tmp_path_factory):
     """A study, and the folder of its fast preset made anew."""
     study = STUDIES[request.param]
     place = tmp_path_factory.mktemp(study.name)
-    regenerate(study, "fast", figures=place / "figures", cache=place / "cache")
+    parts = tmp_path_factory.getbasetemp() / "parts"  # which the papers' tests read too
+    regenerate(study, "fast", figures=place / "figures", cache=parts)
     return study, place / "figures" / study.name / "fast"
 
 
