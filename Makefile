@@ -16,7 +16,7 @@ figures: .venv/ready
 	$(BIN)/toyalign reproduce all --preset fast --jobs $(JOBS)
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov=toyalign --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=toyalign --cov-report=term:skip-covered --cov-fail-under=90
 
 oracle: $(ORACLE)/ready
 	TOYALIGN_ORACLE=$(ORACLE)/wheels $(ORACLE)/bin/python -m pytest tests/oracle

@@ -9,7 +9,6 @@ from toyalign.reproduce import OWN, find_papers, judge, page, reproduce_papers
 from toyalign.study import differences, read_table
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("claims")
 PAPERS = find_papers(ROOT / "paper_repro")
 
 ALWAYS = {  # claims of the fast preset that no sample size can weaken
@@ -65,7 +64,7 @@ def made(request, tmp_path_factory):
     for name in ("claims.toml", "study.py"):
         (place / name).write_text((paper.folder / name).read_text())
     (again,) = find_papers(root / "paper_repro").values()
-    # The studies' tests keep their parts here too: in one session nothing is simulated twice.
+    # What several papers read is simulated once.
     reproduce_papers([again], "fast", cache=tmp_path_factory.getbasetemp() / "parts")
     return paper, again.results("fast")
 

@@ -14,7 +14,6 @@ import pytest
 from toyalign.study import differences, find_studies, read_table, regenerate
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("claims")  # the tables are made once, in one process
 STUDIES = find_studies(ROOT / "studies")
 
 ALWAYS = {  # claims of the fast preset that no sample size can weaken
@@ -35,8 +34,7 @@ def made(request, tmp_path_factory):
     """A study, and the folder of its fast preset made anew."""
     study = STUDIES[request.param]
     place = tmp_path_factory.mktemp(study.name)
-    parts = tmp_path_factory.getbasetemp() / "parts"  # which the papers' tests read too
-    regenerate(study, "fast", figures=place / "figures", cache=parts)
+    regenerate(study, "fast", figures=place / "figures", cache=place / "cache")
     return study, place / "figures" / study.name / "fast"
 
 
