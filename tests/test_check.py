@@ -92,9 +92,6 @@ def test_every_contract_is_documented():
 # --- reports in files
 
 
-in_one_process = pytest.mark.xdist_group("reports")
-
-
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """The flipped DPO's report in every format, from one check each."""
@@ -106,7 +103,6 @@ def reports(tmp_path_factory):
     return {path.suffix: path.read_text() for path in folder.iterdir()}
 
 
-@in_one_process
 def test_json_is_versioned_and_complete(reports):
     found = json.loads(reports[".json"])
     assert found["version"] == 1
@@ -126,7 +122,6 @@ FIELDS = "".join(
 )
 
 
-@in_one_process
 def test_html_is_one_file_without_scripts_or_network(reports):
     page = reports[".html"]
     assert "pushes the chosen answer down" in page
@@ -142,7 +137,6 @@ def test_html_escapes_what_the_loss_says(write):
     assert "<script" not in render(ta.check(target, contracts=True), target, ".html")
 
 
-@in_one_process
 def test_markdown_has_a_row_for_everything(reports):
     text = reports[".md"]
     assert "| direction | fail | " in text and "| stops | 0 | - | ∞ |" in text
