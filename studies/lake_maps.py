@@ -100,7 +100,7 @@ def maps(table: pd.DataFrame) -> Figure:
     problem = lake()
     figure, axes = plotting.new_figure(1, len(LABELS), width=1.75, height=2.3)
     ends = [  # the cell that the last move reaches belongs to the path
-        [*path.states, problem.lake.next_state[path.states[-1], path.actions[-1]]]
+        [*path.states.tolist(), int(problem.lake.next_state[path.states[-1], path.actions[-1]])]
         for path in (problem.demo, problem.other)
     ]
     for ax, label in zip(axes.flat, LABELS, strict=True):

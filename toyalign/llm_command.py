@@ -188,7 +188,7 @@ class Audit:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Rows in .jsonl, .json or .parquet, or a folder of `datasets`."""
-    tokenizer: Annotated[str, tyro.conf.arg(metavar="MODEL")]
+    tokenizer: Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = ""
     """A folder or a name that `from_pretrained` takes, for its tokenizer."""
     model: bool = False
     """Also score every pair with that model: gaps, similarity, and who is at risk."""
@@ -201,6 +201,8 @@ class Audit:
 def audit(options: Audit) -> None:
     """`toyalign audit DATA --tokenizer MODEL`."""
     check_target(options.csv)
+    if not options.tokenizer:
+        raise ToyalignError("--tokenizer is missing: a model's folder or name, for its tokens")
     import pandas as pd
 
     from toyalign.llm.audit import audit as look

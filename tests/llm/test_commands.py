@@ -164,5 +164,6 @@ def test_every_mistake_is_one_line(place, failed):
     assert "run is not empty: name another --output, or --resume" in failed("train", "dpo", *base)
     assert "there is no folder 'no'" in failed("diagnose", "no")
     assert "has no log.csv and no trainer_state.json" in failed("diagnose", "run")
-    assert "an audit needs pairs" not in failed("audit", "no.jsonl", "--tokenizer", "model")
+    assert "--tokenizer is missing" in failed("audit", "pairs.jsonl")
+    assert "there is no data file 'no.jsonl'" in failed("audit", "no.jsonl", "--tokenizer", "model")
     assert not (place / "run" / "model").exists()
