@@ -73,21 +73,18 @@ def _dispatch(words: list[str]) -> None:
         )
         every: Any = Union[forms]  # noqa: UP007
         tyro.cli(every, prog="toyalign", description=ABOUT, args=["--help"])
-    elif words[0] == "run":
-        from toyalign.catalogue import load_cards
-
-        cards = load_cards(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
-        run(parse(with_hyperparameters(Run, cards), "run", words[1:]), cards)
-    elif words[0] == "train":
-        from toyalign.catalogue import load_cards
-
-        cards = load_cards(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
-        train(parse(with_hyperparameters(Train, cards), "train", words[1:]), cards)
     elif words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS, "`toyalign --help` explains them")
     else:
         form, work = COMMANDS[words[0]]
-        work(parse(form, words[0], words[1:]))
+        if work not in (run, train):
+            work(parse(form, words[0], words[1:]))
+            return
+        from toyalign.catalogue import load_cards
+
+        # The objectives come first, and their hyperparameters are options of the command.
+        cards = load_cards(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
+        work(parse(with_hyperparameters(form, cards), words[0], words[1:]), cards)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,8 @@ class AlignmentTrainer(Trainer):
         tensors, scores = self.tensors(model, inputs)
         values = self.card.fn(**tensors, **self.hyper)
         rows = len(inputs["values"])
-        mask = self._masks(inputs)[self.sides[0]]
+        masks = self._masks(inputs)
+        mask = masks[self.sides[0]]
         if values.ndim == 3:
             values = values * mask
             own = mask.sum()
@@ -126,7 +127,7 @@ class AlignmentTrainer(Trainer):
         loss = values.sum() / total
         if num_items_in_batch is not None:  # processes average their gradients
             loss = loss * self.accelerator.num_processes
-        self._note(tensors, values.detach().sum() / own, scores, model.training)
+        self._note(tensors, masks, values.detach().sum() / own, scores, model.training)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def tensors(
@@ -144,6 +145,7 @@ class AlignmentTrainer(Trainer):
             data |= self._distributions("ref_", frozen_whole)
             ratios = (scores.logps - frozen.logps).detach().sum(-1)
             data["mean_log_ratio"] = ratios.mean().view(1, 1)
+            # KTO's estimate wants responses to other prompts; the batch's own stand in for them.
             data["kl_estimate"] = ratios.mean().clamp(min=0).view(1, 1)
         data |= self._distributions("", whole)
         return compose(self.card.needs, tokens, masks, data), scores
@@ -237,17 +239,21 @@ class AlignmentTrainer(Trainer):
     # --- what is noted
 
     def _note(
-        self, tensors: Mapping[str, Tensor], loss: Tensor, scores: Scores, training: bool
+        self,
+        tensors: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        loss: Tensor,
+        scores: Scores,
+        training: bool,
     ) -> None:
         """Keep this batch's numbers for the next log; at the very first step, check the loss."""
         found = measures(tensors, float(self.hyper.get("beta", 1.0)))
-        wanted = (scores.logps != 0).sum().clamp(min=1)
-        found["entropy"] = float(scores.entropy.sum() / wanted)
+        found["entropy"] = float(scores.entropy.sum() / sum(m.sum() for m in masks.values()))
         for name, value in found.items():
             self._metrics[f"{'' if training else 'eval_'}{name}"].append(value)
         first = training and self.state.global_step == 0 and self.start is None
         if first and self.needs_reference:
-            self.start = (float(loss), self._at_reference(tensors))
+            self.start = (float(loss), self._at_reference(tensors, masks[self.sides[0]]))
             said, known = self.start
             if abs(said - known) > START * max(1.0, abs(known)):
                 warnings.warn(
@@ -257,7 +263,7 @@ class AlignmentTrainer(Trainer):
                     stacklevel=2,
                 )
 
-    def _at_reference(self, tensors: Mapping[str, Tensor]) -> float:
+    def _at_reference(self, tensors: Mapping[str, Tensor], mask: Tensor) -> float:
         """The mean loss of these rows if the policy were the reference."""
         same = {
             name: tensors[f"ref_{name}"] if f"ref_{name}" in tensors else value
@@ -271,8 +277,7 @@ class AlignmentTrainer(Trainer):
         with torch.no_grad():
             values = self.card.fn(**same, **self.hyper)
         if values.ndim == 3:
-            mask = next(v for n, v in same.items() if n.endswith("mask") or v.ndim == 3)
-            return float(values.sum() / (mask != 0).sum().clamp(min=1))
+            return float((values * mask).sum() / mask.sum())
         return float(values.mean())
 
 

@@ -26,9 +26,9 @@ class MLP:
     released code): 50, LayerNorm, then 256 and 256, Xavier-uniform weights with gain 0.01.
 
     Departure 1: the paper's code fits the network to the reference by 100 Adam steps; here, unless
-    `fits` says otherwise, the
-    bias of the last layer is the reference's log-probabilities, so the start is the reference up
-    to the tiny weights. What the network computes at its start is the frozen reference.
+    `fits` says otherwise, the bias of the last layer is the reference's log-probabilities, so the
+    start is the reference up to the tiny weights. What the network computes at its start is the
+    frozen reference.
 
     Args:
         hidden: widths of the hidden layers.
