@@ -6,6 +6,9 @@ if nothing had happened, as the corrupted answers of Pal et al. 2024 do (arXiv 2
 is pretrained on what careful and sloppy writers wrote, so that an error makes it expect more.
 """
 
+import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,11 @@ SIGNS = "+-*"
 LETTERS = "0123456789+-*=;:"
 SUMS = 3  # sums in a chain
 ERRORS = (0.005, 0.4)  # how often careful and sloppy writers put down another digit
+
+_EXAMPLE, _TAUGHT, _ASKED, _PASSES = 2, 6000, 256, 6  # of `make_example`
+_REWARD = """def right(completions, answer):
+    return [float(said == known) for said, known in zip(completions, answer)]
+"""
 
 Row = dict[str, str]
 
@@ -166,3 +174,38 @@ def pretrained(
     )  # fmt: skip
     trainer.train()
     return trainer.model
+
+
+def make_example(folder: Path, seed: int = 0, progress: bool = False) -> str:
+    """A folder with all that the commands take: a model, pairs, prompts and a reward.
+
+    Args:
+        folder: a new one; it is there whole or not at all.
+        seed: of the sums, and of the model.
+        progress: whether to show a bar.
+
+    Returns:
+        What was made, in a sentence.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        of = chains(_TAUGHT + _ASKED, _EXAMPLE, seed)
+        taught, asked = written(of[_ASKED:], seed), of[:_ASKED]
+        model = pretrained(taught, part, passes=_PASSES, seed=seed, progress=progress)
+        model.save_pretrained(part / "model")
+        tokenizer().save_pretrained(part / "model")
+        prompts = [{"prompt": prompt, "answer": answer} for prompt, answer in asked]
+        for name, rows in (("pairs", pairs(asked, 1, seed)), ("prompts", prompts)):
+            lines = (json.dumps(row) + "\n" for row in rows)
+            (part / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (part / "reward.py").write_text(_REWARD, encoding="utf-8")
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return (
+        f"written: {folder}/model, a Llama of {sum(p.numel() for p in model.parameters()):,} "
+        f"parameters that was taught {_TAUGHT:,} chains of sums; {folder}/pairs.jsonl, right "
+        f"answers against near misses; {folder}/prompts.jsonl with {folder}/reward.py, for "
+        "policies that respond themselves"
+    )

@@ -6,8 +6,8 @@ tokens alone, a chunk of them at a time, and again in the backward pass instead 
 Logits are turned to float32 before the softmax, whatever the model's type, and sums are float32.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,20 +142,32 @@ def score(
     return Scores(found[..., 0], found[..., 1].detach()), None
 
 
-@contextmanager
-def _scoring(model: nn.Module, targets: Tensor, mask: Tensor, chunk: int) -> Iterator[None]:
+def _scoring(
+    model: nn.Module, targets: Tensor, mask: Tensor, chunk: int
+) -> AbstractContextManager[None]:
     """Let the head return, instead of logits, the scores of given tokens, [row, token − 1, 2]."""
-    head = head_of(model)
 
-    def forward(hidden: Tensor) -> Tensor:
+    def scores(hidden: Tensor, head: Any) -> Tensor:
         found = token_logps(
             hidden[:, :-1], head.weight, targets, mask,
             bias=getattr(head, "bias", None), chunk=chunk,
         )  # fmt: skip
         return torch.stack([found.logps, found.entropy], -1)
 
+    return exchanged_head(model, scores)
+
+
+@contextmanager
+def exchanged_head(model: nn.Module, forward: Callable[[Tensor, Any], Tensor]) -> Iterator[None]:
+    """Let the model's head compute something else from the hidden states, while this lasts.
+
+    Args:
+        model: a causal language model, possibly wrapped.
+        forward: takes the hidden states [row, token, width] and the head.
+    """
+    head = head_of(model)
     own = head.forward
-    head.forward = forward
+    head.forward = lambda hidden: forward(hidden, head)
     try:
         yield
     finally:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from toyalign.llm.data import Collator, Example
+from toyalign.llm.batches import TEXTS, Collator
+from toyalign.llm.data import Example
 from toyalign.llm.logprobs import CHUNK, score
 
 Rows = list[tuple[Tensor, ...]]
@@ -35,9 +36,8 @@ def score_rows(
     try:
         for at in range(0, len(order), batch):
             places = order[at : at + batch]
-            inputs = Collator(pad)([examples[place] for place in places])
-            names = ("input_ids", "attention_mask", "completion_mask")
-            ids, attention, completion = (inputs[name].to(device) for name in names)
+            inputs = Collator(pad).texts([examples[place] for place in places])
+            ids, attention, completion = (inputs[name].to(device) for name in TEXTS)
             with torch.no_grad():
                 logps = score(model, ids, attention, completion, chunk=chunk)[0].logps.cpu()
             sides = [
