@@ -1,5 +1,8 @@
 """Objectives in TRL's own trainers: TRL's numbers where TRL has the loss, ours where it has not."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import ROWS, losses, tiny
@@ -28,6 +31,9 @@ def of_tokens(chosen_token_logps):
     return -chosen_token_logps
 @objective(advantage="mean")
 def against_the_mean(logps, advantages):
+    return -advantages * logps
+@objective(advantage="raw")
+def raw_rewards(logps, advantages):
     return -advantages * logps
 """
 
@@ -152,6 +158,9 @@ def test_evaluation_is_of_the_objective_and_trls_metrics_stay(make):
     found = with_objective(trainer, "hinge", beta=0.1).evaluate()
     assert found["eval_loss"] == pytest.approx(1) and plain["eval_loss"] == pytest.approx(0.6931472)
     assert found["eval_logps/chosen"] == plain["eval_logps/chosen"]
+    batch = next(iter(trainer.get_eval_dataloader()))
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert loss.item() == pytest.approx(1) and outputs.logits.shape[0] == 8
 
 
 # --- demonstrations
@@ -310,6 +319,25 @@ def test_what_is_refused(make, kind, given, objective, hyper, said):
     assert vars(trainer).get("compute_loss") is before is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "objective", "setting", "value", "said"),
+    [
+        ("dpo", "dpo", "aux_loss_enabled", True, "TRL adds a load-balancing loss"),
+        ("sft", "sft", "compute_loss_func", len, "compute_loss_func and sft are two losses"),
+        ("sft", "sft", "args.packing", True, "packing=True in the SFTConfig"),
+        ("sft", "sft", "args.padding_free", True, "padding_free=True in the SFTConfig"),
+        ("grpo", "dapo", "args.use_vllm", True, "no place for vllm_importance_sampling_corr"),
+        ("grpo", "raw_rewards", "scale_rewards", "none", "learns from raw rewards, and TRL hands"),
+    ],
+)
+def test_settings_that_would_be_lost_are_refused(make, own, kind, objective, setting, value, said):
+    trainer = make(kind)
+    holder = trainer.args if setting.startswith("args.") else trainer
+    setattr(holder, setting.removeprefix("args."), value)
+    with pytest.raises(ToyalignError, match=said):
+        with_objective(trainer, own(objective) if objective == "raw_rewards" else objective)
+
+
 def test_betas_that_differ_are_refused_and_equal_ones_are_not(make):
     trainer = make("grpo", adapted(), beta=0.1)
     for objective, mine in (("grpo", 0.04), ("dapo", 0)):
@@ -336,12 +364,18 @@ def test_trainers_that_are_not_trls_are_refused(train):
 # --- what notices that TRL is another
 
 
-@pytest.mark.parametrize("version", ["1.14.2", "1.17.0", "1.17.0.dev0", "2.0"])
+def test_the_versions_are_those_of_the_extra():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    first, end = adapter.SUPPORTED
+    assert project["project"]["optional-dependencies"]["trl"] == [f"trl>={first},<{end}"]
+
+
+@pytest.mark.parametrize("version", ["1.15.0", "1.17.0", "1.17.0.dev0", "2.0"])
 def test_other_versions_are_refused_by_name(make, monkeypatch, version):
     trainer = make()
     monkeypatch.setattr(adapter.metadata, "version", lambda name: version)
     with pytest.raises(
-        ToyalignError, match=f"TRL {version} is installed, .*from 1.15 to before 1.17"
+        ToyalignError, match=f"TRL {version} is installed, .*from 1.16 to before 1.17"
     ):
         with_objective(trainer, "dpo")
 

@@ -31,7 +31,7 @@ from toyalign.llm.trl_trainers import HOMES, Home, Seen
 from toyalign.objectives import Loss, Objective, get_objective
 from toyalign.objectives.coefficients import compose
 
-SUPPORTED = ("1.15", "1.17")  # TRL from the first to before the second
+SUPPORTED = ("1.16", "1.17")  # TRL from the first to before the second
 TOLERANCE = 1e-3  # how far the two gradients of TRL's own loss may lie apart, relatively
 
 Trainer = TypeVar("Trainer")

@@ -103,7 +103,7 @@ class Pairs(Home):
         return names
 
     def prepare(self) -> None:
-        self.trainer.beta = float(self.hyper.get("beta", self.trainer.beta))
+        self.trainer.beta = float(self.hyper.get("beta", self.trainer.args.beta))
 
     def read(self, seen: Seen, logps: Tensor, inputs: Any) -> Parts:
         mask = inputs["completion_mask"][:, 1:]
