@@ -92,6 +92,8 @@ class Diagnose:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A folder with log.csv or trainer_state.json, or with checkpoints."""
+    objective: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = ""
+    """What was trained with, where the folder does not say: a name or path/to/file.py:function."""
     plot: File = None
     """Draw the rewards and log-probabilities into this .svg, .png or .pdf file."""
 
@@ -99,11 +101,17 @@ class Diagnose:
 def diagnose(options: Diagnose) -> None:
     """`toyalign diagnose RUN`."""
     check_target(options.plot, (".svg", ".png", ".pdf"))
-    from toyalign.llm.story import diagnosis, read_log, story_figure
+    from toyalign.llm.diagnosis import diagnosis, in_the_toy, read_log
+    from toyalign.llm.story import story_figure
     from toyalign.plotting import save_figure
 
-    name, entries = read_log(Path(options.name))
-    print(diagnosis(name, entries))
+    settings, entries = read_log(Path(options.name))
+    if options.objective:
+        settings["objective"] = options.objective
+    print(diagnosis(settings, entries))
+    asked = options.objective or settings.get("file", settings.get("objective"))
+    if asked:
+        print(in_the_toy(asked, settings.get("hyper")))
     if options.plot:
         save_figure(story_figure(entries), options.plot)
         print(f"written: {options.plot}")

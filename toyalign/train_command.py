@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +84,11 @@ def train(options: Train, cards: Sequence["Objective"]) -> None:
     """`toyalign train NAME`: what will happen, progress, a sentence, a table, files."""
     folder = _checked(options, cards)
     from toyalign.llm.checkpoints import last_whole, remove_halves
+    from toyalign.llm.progress import told
 
     trainer, report = _trainer(options, cards[0])
     first = trainer.is_world_process_zero()
+    told(trainer, options.batch)
     if first:
         print(_plan(trainer, options, report), flush=True)
     try:
@@ -105,7 +106,7 @@ def train(options: Train, cards: Sequence["Objective"]) -> None:
             ) from error
         raise
     if first:
-        _finish(trainer, folder)
+        _finish(trainer, folder, options.name)
 
 
 def _checked(options: Train, cards: Sequence["Objective"]) -> Path:
@@ -206,7 +207,7 @@ def _arguments(options: Train) -> Any:
         seed=options.seed,
         report_to=[],
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
         max_steps=options.steps or -1,
         num_train_epochs=1,
     )
@@ -263,21 +264,22 @@ def _is_of_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) or (isinstance(error, Exception) and written)
 
 
-def _finish(trainer: Any, folder: Path) -> None:
+def _finish(trainer: Any, folder: Path, name: str) -> None:
     """A sentence, the table of what was logged, and its figure."""
     import pandas as pd
 
+    from toyalign.llm.diagnosis import SETTINGS
     from toyalign.llm.story import sentence, story_figure
     from toyalign.plotting import save_figure
 
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     table = pd.DataFrame(entries)
     write(folder / "log.csv", table.to_csv(index=False))
-    settings = {"objective": trainer.card.name, "hyper": dict(trainer.hyper)}
-    settings["start"] = trainer.start
-    write(folder / "toyalign.json", json.dumps(settings, indent=1, default=str) + "\n")
+    settings = {"objective": trainer.card.name, "hyper": trainer.hyper, "start": trainer.start}
+    if ".py:" in name:
+        settings["file"] = str(Path(name).resolve())
+    write(folder / SETTINGS, json.dumps(settings, indent=1, default=str) + "\n")
     print(sentence(trainer.card.name, entries))
-    files = [folder / "model", folder / "log.csv"]
-    if "logps/chosen" in table:
-        files.append(save_figure(story_figure(entries), folder / "chosen.svg"))
+    drawn = save_figure(story_figure(entries), folder / "story.svg")
+    files = [folder / "model", folder / "log.csv", drawn]
     print(f"written: {', '.join(str(file) for file in files)}")

@@ -42,7 +42,7 @@ def test_train_says_what_it_will_do_and_what_came_out(place, capsys):
     assert "dpop: the loss went from 0.693 to " in said
     table = pd.read_csv(place / "run" / "log.csv")
     assert len(table) == 3 and table["loss"][0] == pytest.approx(0.6931, abs=1e-3)
-    assert (place / "run" / "chosen.svg").stat().st_size > 5000
+    assert (place / "run" / "story.svg").stat().st_size > 5000
     from transformers import AutoModelForCausalLM
 
     moved = AutoModelForCausalLM.from_pretrained(place / "run" / "model")

@@ -22,7 +22,7 @@ LETTERS = "0123456789+-*=;:"
 SUMS = 3  # sums in a chain
 ERRORS = (0.005, 0.4)  # how often careful and sloppy writers put down another digit
 
-_EXAMPLE, _TAUGHT, _ASKED, _PASSES = 2, 6000, 256, 6  # of `make_example`
+_EXAMPLE, _TAUGHT, _ASKED, _PASSES = 2, 6000, 256, 10  # of `make_example`
 _REWARD = """def right(completions, answer):
     return [float(said == known) for said, known in zip(completions, answer)]
 """
@@ -192,7 +192,7 @@ def make_example(folder: Path, seed: int = 0, progress: bool = False) -> str:
     try:
         of = chains(_TAUGHT + _ASKED, _EXAMPLE, seed)
         taught, asked = written(of[_ASKED:], seed), of[:_ASKED]
-        model = pretrained(taught, part, passes=_PASSES, seed=seed, progress=progress)
+        model = pretrained(taught, part, passes=_PASSES, lr=5e-3, seed=seed, progress=progress)
         model.save_pretrained(part / "model")
         tokenizer().save_pretrained(part / "model")
         prompts = [{"prompt": prompt, "answer": answer} for prompt, answer in asked]

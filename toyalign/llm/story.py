@@ -1,20 +1,15 @@
 """What a training log says of the chosen answers, in a sentence and a figure."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from toyalign.errors import ToyalignError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Entry = Mapping[str, Any]
-_CLOSE = 0.01  # of a known start value, relatively
+_END = 0.1  # share of the steps whose mean is the end: single batches are noisy
 
 
 def sentence(name: str, entries: Sequence[Entry]) -> str:
@@ -28,6 +23,10 @@ def sentence(name: str, entries: Sequence[Entry]) -> str:
         return f"{name}: nothing was logged."
     first, last = entries[0], entries[-1]
     text = f"{name}: the loss went from {first['loss']:.3f} to {last['loss']:.3f}"
+    if "reward" in last:
+        began, ended = (_mean(part, "reward") for part in _ends(entries))
+        spread = f"; {last['frac_reward_zero_std']:.0%} of the last prompts had equal rewards"
+        return f"{text}; the mean reward went from {began:.3g} to {ended:.3g}{spread}."
     if "logps/chosen" not in last:
         return f"{text} in {last.get('step', len(entries))} steps."
     rewards = [entry["rewards/chosen"] for entry in entries if "rewards/chosen" in entry]
@@ -45,6 +44,16 @@ def sentence(name: str, entries: Sequence[Entry]) -> str:
     return f"{text}; {found} (reward {rewards[-1]:+.3g} at the end{wide}){tail}."
 
 
+def _ends(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """The first and the last entries."""
+    count = max(1, round(_END * len(entries)))
+    return entries[:count], entries[-count:]
+
+
+def _mean(entries: Sequence[Entry], name: str) -> float:
+    return float(np.mean([entry[name] for entry in entries if name in entry]))
+
+
 def fell_since(entries: Sequence[Entry]) -> int | None:
     """The step since which the chosen answers' reward has been negative, or None."""
     since = None
@@ -60,83 +69,33 @@ def fell_since(entries: Sequence[Entry]) -> int | None:
 
 
 def story_figure(entries: Sequence[Entry]) -> "Figure":
-    """Rewards of chosen and rejected answers over the steps, and the log-probabilities."""
+    """Over the steps: implicit rewards and log-probabilities of pairs, or rewards of responses."""
     from toyalign import plotting
 
+    pairs = (("chosen", plotting.CHOSEN, "-"), ("rejected", plotting.REJECTED, "--"))
+    single = (("", plotting.CHOSEN, "-"),)
+    panels = [
+        ("rewards/{}", pairs, "implicit reward β·log π/π_ref (nats)"),
+        ("reward", single, "mean reward of the policy's responses"),
+        ("logps/{}", pairs, "log-probability (nats)"),
+        ("logps", single, "log-probability (nats)"),
+        ("loss", single, "loss"),
+    ]
+    known = {name for entry in entries for name in entry}
+    drawn = [panel for panel in panels if {panel[0], panel[0].format("chosen")} & known][:2]
     with plotting.house_style():
-        figure, axes = plotting.new_figure(1, 2, width=3.2, height=2.3)
-        looks = (("chosen", plotting.CHOSEN, "-"), ("rejected", plotting.REJECTED, "--"))
-        for ax, kind, label in (
-            (axes[0, 0], "rewards", "implicit reward β·log π/π_ref (nats)"),
-            (axes[0, 1], "logps", "log-probability (nats)"),
-        ):
-            for side, colour, style in looks:
-                found = [(e.get("step", i), e[f"{kind}/{side}"]) for i, e in enumerate(entries)
-                         if f"{kind}/{side}" in e]  # fmt: skip
+        figure, axes = plotting.new_figure(1, len(drawn), width=3.2, height=2.3)
+        for ax, (name, sides, label) in zip(axes.flat, drawn, strict=True):
+            for side, colour, style in sides:
+                key = name.format(side)
+                found = [(e.get("step", i), e[key]) for i, e in enumerate(entries) if key in e]
                 if found:
                     steps, values = np.transpose(found)
                     ax.plot(steps, values, color=colour, ls=style, label=side)
             ax.set(xlabel="gradient step", ylabel=label)
-        axes[0, 0].axhline(0, color=plotting.REFERENCE, ls=":", lw=0.9)
-        if axes[0, 1].lines:
-            axes[0, 1].legend()
+            if name == "rewards/{}":
+                ax.axhline(0, color=plotting.REFERENCE, ls=":", lw=0.9)
+            if sides is pairs:
+                ax.legend()
         plotting.label_panels(axes.flat)
     return figure
-
-
-def read_log(folder: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The objective's name, where it is known, and the logged entries that have a loss.
-
-    Args:
-        folder: of a run: with `log.csv` of ours, or `trainer_state.json`, its own or that of the
-            last checkpoint in it.
-
-    Raises:
-        ToyalignError: if there is no log, or it has no losses.
-    """
-    if not folder.is_dir():
-        raise ToyalignError(f"there is no folder {str(folder)!r}")
-    name, entries = "the objective", None
-    settings = folder / "toyalign.json"
-    if settings.is_file():
-        name = json.loads(settings.read_text(encoding="utf-8"))["objective"]
-    states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
-    if (folder / "log.csv").is_file():
-        import pandas as pd
-
-        rows = pd.read_csv(folder / "log.csv").to_dict("records")
-        entries = [{str(k): v for k, v in row.items() if v == v} for row in rows]
-    elif states:
-        newest = max(states, key=lambda path: path.stat().st_mtime)
-        entries = json.loads(newest.read_text(encoding="utf-8"))["log_history"]
-    if entries is None:
-        raise ToyalignError(f"{folder} has no log.csv and no trainer_state.json")
-    found = [entry for entry in entries if "loss" in entry]
-    if not found:
-        raise ToyalignError(f"the log in {folder} has no losses")
-    return name, found
-
-
-def diagnosis(name: str, entries: Sequence[Entry]) -> str:
-    """What became of the chosen answers, and what the first loss gives away.
-
-    Args:
-        name: of the objective, or "the objective".
-        entries: the log's entries with a loss, in order.
-    """
-    lines = [sentence(name, entries)]
-    first = entries[0]
-    margin = first.get("rewards/margins")
-    if margin is not None and abs(margin) > 1e-3:
-        lines.append(
-            f"the first margin is {margin:.3g} and not 0: the reference is not the model that "
-            "training starts from, or runs in another precision"
-        )
-    times = first["loss"] / math.log(2)
-    whole = round(times)
-    if margin is not None and whole > 1 and abs(times - whole) < _CLOSE * whole:
-        lines.append(
-            f"the first loss is {whole} times ln 2: a loss of the DPO family starts at ln 2, so "
-            "something is added up that should be averaged (accumulated parts, or packed rows)"
-        )
-    return "\n".join(lines)
