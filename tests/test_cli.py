@@ -360,7 +360,7 @@ def test_torch_gets_one_thread(good):
 # --- everything that can be wrong
 
 WRONG = {
-    "frob": ["unknown command 'frob'", "doctor, explain, list, reproduce, run, study", "--help"],
+    "frob": ["unknown command 'frob'", "doctor, example, explain, list, reproduce", "--help"],
     "lst": ["did you mean 'list'?"],
     "--versoin": ["unknown command '--versoin'"],
     "list foo": ["unrecognized options: foo", "toyalign list --help"],

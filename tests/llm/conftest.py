@@ -8,6 +8,8 @@ TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' </s> ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
 )
+OWN = ("hyper", "reference", "chunk", "eval_dataset", "on_policy", "precompute", "view",
+       "callbacks")  # fmt: skip
 ROWS = [
     {"prompt": f"a b {i % 10}", "chosen": f" c d {i % 7} e f", "rejected": f" c d {(i + 3) % 7} g"}
     for i in range(16)
@@ -64,20 +66,16 @@ def train(tokenizer, tmp_path):
     from toyalign.llm.data import prepare
     from toyalign.llm.trainer import AlignmentTrainer
 
-    def run(objective="dpo", model=None, rows=ROWS, kind="pairs", resume=None, **given):
+    def run(objective="dpo", model=None, rows=ROWS, kind="pairs", resume=None, quality="", **given):
         arguments = {
             "per_device_train_batch_size": 4, "max_steps": 4, "learning_rate": 1e-2,
             "logging_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True,
             "disable_tqdm": True, "lr_scheduler_type": "constant",
         }  # fmt: skip
-        own = {
-            k: given.pop(k)
-            for k in list(given)
-            if k in ("hyper", "reference", "chunk", "eval_dataset")
-        }
+        own = {k: given.pop(k) for k in list(given) if k in OWN}
         arguments |= given
         folder = arguments.pop("output_dir", tmp_path / "run")
-        examples, _ = prepare(rows, tokenizer, kind, max_length=32)
+        examples, _ = prepare(rows, tokenizer, kind, max_length=32, quality=quality)
         trainer = AlignmentTrainer(
             tiny() if model is None else model,
             objective,

@@ -155,7 +155,9 @@ def test_every_mistake_is_one_line(place, failed):
     assert "there is no data file 'no.jsonl'" in failed(
         "train", "dpo", "--model", "model", "--data", "no.jsonl"
     )
-    assert "reinforce learns from the policy's own responses: it needs a reward" in failed("train", "reinforce", *base)
+    assert "reinforce learns from the policy's own responses: it needs a reward" in failed(
+        "train", "reinforce", *base
+    )
     assert "--batch must be at least 1" in failed("train", "dpo", *base, "--batch", 0)
     assert "does not divide the 8 rows" in failed("train", "dpo", *base, "--accumulate", 3)
     assert "--beta takes one value here" in failed("train", "dpo", *base, "--beta", 0.1, 0.2)

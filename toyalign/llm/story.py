@@ -70,12 +70,14 @@ def fell_since(entries: Sequence[Entry]) -> int | None:
 
 def story_figure(entries: Sequence[Entry]) -> "Figure":
     """Over the steps: implicit rewards and log-probabilities of pairs, or rewards of responses."""
+    from matplotlib.ticker import MaxNLocator
+
     from toyalign import plotting
 
     pairs = (("chosen", plotting.CHOSEN, "-"), ("rejected", plotting.REJECTED, "--"))
     single = (("", plotting.CHOSEN, "-"),)
     panels = [
-        ("rewards/{}", pairs, "implicit reward β·log π/π_ref (nats)"),
+        ("rewards/{}", pairs, "implicit reward (β times nats)"),
         ("reward", single, "mean reward of the policy's responses"),
         ("logps/{}", pairs, "log-probability (nats)"),
         ("logps", single, "log-probability (nats)"),
@@ -93,6 +95,7 @@ def story_figure(entries: Sequence[Entry]) -> "Figure":
                     steps, values = np.transpose(found)
                     ax.plot(steps, values, color=colour, ls=style, label=side)
             ax.set(xlabel="gradient step", ylabel=label)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             if name == "rewards/{}":
                 ax.axhline(0, color=plotting.REFERENCE, ls=":", lw=0.9)
             if sides is pairs:

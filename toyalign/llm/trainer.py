@@ -96,6 +96,8 @@ class AlignmentTrainer(Trainer):
         for module in network.modules():  # noise in one of two passes would look like a log-ratio
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0
         args.remove_unused_columns = False
         super().__init__(
             model=network,
