@@ -58,19 +58,23 @@ def audit(options: Audit) -> None:
     import pandas as pd
 
     from toyalign.llm.audit import audit as look
-    from toyalign.llm.audit import described
-    from toyalign.llm.data import prepare, read_rows
+    from toyalign.llm.audit import described, troubles
+    from toyalign.llm.batches import pad_of
+    from toyalign.llm.data import read_rows, sift
     from toyalign.llm.loading import load, load_tokenizer
 
     rows = read_rows(options.name)
     model, tokenizer = None, load_tokenizer(options.tokenizer)
     if options.model:
         model, tokenizer = load(options.tokenizer)
-    examples, report = prepare(rows, tokenizer, "pairs", max_length=options.max_length)
-    found = look(examples, model, tokenizer.pad_token_id or tokenizer.eos_token_id)
+    examples, report = sift(
+        rows, tokenizer, "pairs", max_length=options.max_length, boundaries=True
+    )
+    print(troubles(report, options.max_length))
+    if not examples:
+        raise ToyalignError(f"none of the {report.rows} rows can be used")
+    found = look(examples, model, pad_of(tokenizer))
     print(described(found))
-    if report.cut_prompts:
-        print(f"{len(report.cut_prompts)} prompts lose their beginning at {options.max_length}")
     if options.csv:
         columns = {
             "row": found.numbers,

@@ -86,6 +86,24 @@ def test_audit_counts_and_scores(place, capsys):
     assert "most at risk" not in capsys.readouterr().out
 
 
+def test_audit_names_what_is_wrong_with_the_form(place, capsys):
+    good, long = ROWS[0], {**ROWS[1], "prompt": "a " * 40}
+    same = {**good, "rejected": good["chosen"]}
+    glued = {"prompt": "a b", "chosen": "c d", "rejected": "e d"}  # "bc" would be one word
+    rows = [good, same, long, {"prompt": "a"}, glued, same]
+    (place / "odd.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert main(["audit", "odd.jsonl", "--tokenizer", "model", "--max-length", "16"]) == 0
+    said = capsys.readouterr().out
+    assert "2 cannot be used: chosen and rejected are the same (rows 2, 6)" in said
+    assert "1 cannot be used: has no 'chosen' (it has prompt) (rows 4)" in said
+    assert "1 prompts lose their beginning at 16 tokens (rows 3)" in said
+    assert "1 would have other tokens where prompt and answer meet" in said and "(rows 5)" in said
+    assert "3 pairs; answers have" in said
+    (place / "none.jsonl").write_text(json.dumps(same))
+    assert main(["audit", "none.jsonl", "--tokenizer", "model"]) == 2
+    assert "none of the 1 rows can be used" in capsys.readouterr().err
+
+
 def test_the_predicted_sign_is_that_of_a_step(place, tokenizer):
     # Steps of SGD on a pair's own margin move its chosen answer by slope · ‖g_w‖² · step; a
     # central difference, since the norms compute in single precision whatever the model's type.
@@ -123,9 +141,26 @@ def test_diagnose_reads_our_run_and_trls(place, capsys):
     assert main(["diagnose", "run", "--plot", "story.svg"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("dpo: the loss went from 0.693") and (place / "story.svg").is_file()
+    assert "in the toy, ten answers of which neighbours share features, dpo moves the" in said
     (place / "run" / "log.csv").unlink()  # as a run of TRL, which leaves its state alone
     assert main(["diagnose", "run"]) == 0
     assert "the loss went from 0.693" in capsys.readouterr().out
+    settings = json.loads((place / "run" / "toyalign.json").read_text())
+    settings["start"] = [1.0, 0.693147]
+    (place / "run" / "toyalign.json").write_text(json.dumps(settings))
+    assert main(["diagnose", "run", "--objective", "sft"]) == 0
+    said = capsys.readouterr().out
+    assert "the loss started at 1, and would be 0.693147 where policy = reference" in said
+    assert "says nothing of sft, which learns from demonstrations" in said
+
+
+def test_the_toy_agrees_with_the_study(place):
+    from toyalign.llm.diagnosis import in_the_toy
+
+    said = in_the_toy("dpo", {"beta": 0.1})
+    shared, own = (float(said.split(word)[1].split()[0]) for word in ("answer by ", "and by "))
+    assert shared < 0 < own  # the first figure of the README
+    assert "and by +" in in_the_toy("dpop", {"beta": 0.1, "lam": 50.0})
 
 
 def test_diagnose_sees_a_fall_and_a_loss_that_is_added_up(place, capsys):

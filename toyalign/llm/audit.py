@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from toyalign.errors import ToyalignError
 from toyalign.llm.batches import TEXTS, Collator
-from toyalign.llm.data import Example
+from toyalign.llm.data import Example, Report
 from toyalign.llm.logprobs import head_of, score
 from toyalign.similarity import ches, edit_distance
 
+_SHOWN = 5  # rows that are named
 NEAR = 0.2  # normalised edit distance below which pairs are near misses
 
 
@@ -101,6 +102,34 @@ def _scored(model: Any, example: Example, pad: int) -> tuple[float, float, float
     return (chosen - rejected).item(), alike, 1 - both / max(own, 1e-30)
 
 
+def troubles(report: Report, max_length: int) -> str:
+    """What is wrong with rows as they stand: unusable, cut, or of other tokens where parts meet."""
+    lines = []
+    reasons: dict[str, list[int]] = {}
+    for number, reason in report.bad.items():
+        reasons.setdefault(reason, []).append(number)
+    for reason, numbers in reasons.items():
+        lines.append(f"{len(numbers)} cannot be used: {reason} ({_rows(numbers)})")
+    if report.cut_prompts:
+        lines.append(
+            f"{len(report.cut_prompts)} prompts lose their beginning at {max_length} tokens "
+            f"({_rows(report.cut_prompts)})"
+        )
+    if report.merged:
+        lines.append(
+            f"{len(report.merged)} would have other tokens where prompt and answer meet if they "
+            f"were one text ({_rows(report.merged)}): begin the answer with a space, or end the "
+            "prompt with a line"
+        )
+    return "\n".join(lines or [f"nothing is wrong with the form of the {report.rows} rows"])
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    """The first of some rows by number."""
+    first = ", ".join(map(str, numbers[:_SHOWN]))
+    return f"rows {first}{', …' if len(numbers) > _SHOWN else ''}"
+
+
 def described(found: Audit) -> str:
     """The audit in sentences, the rows most at risk last."""
     rows = len(found.numbers)
@@ -115,8 +144,8 @@ def described(found: Audit) -> str:
     if found.repeated.any():
         lines.append(f"{found.repeated.sum()} rows occur more than once")
     if found.contradicted.any():
-        first = ", ".join(map(str, found.numbers[found.contradicted][:5]))
-        lines.append(f"{found.contradicted.sum()} rows contradict another (rows {first})")
+        numbers = found.numbers[found.contradicted].tolist()
+        lines.append(f"{len(numbers)} rows contradict another ({_rows(numbers)})")
     if found.gap is not None and found.slope is not None and found.similarity is not None:
         fall = found.slope < 0
         lines += [
@@ -125,7 +154,7 @@ def described(found: Audit) -> str:
             f"one step of SGD on the margin of a pair alone would lower its chosen answer in "
             f"{fall.sum()} of {rows} pairs",
         ]
-        order = np.argsort(found.slope)[:5]
+        order = np.argsort(found.slope)[:_SHOWN]
         shown = ", ".join(f"{found.numbers[i]} ({found.slope[i]:+.2g})" for i in order)
         lines.append(f"most at risk: rows {shown}")
     return "\n".join(lines)

@@ -71,11 +71,15 @@ class Report:
         rows: number of rows.
         cut_prompts: rows whose prompt lost its beginning.
         cut_completions: rows with a completion that lost its end, where that was allowed.
+        merged: rows whose tokens would be others where prompt and completion meet.
+        bad: what is wrong with rows that cannot be used, by their number.
     """
 
     rows: int = 0
     cut_prompts: list[int] = field(default_factory=list)
     cut_completions: list[int] = field(default_factory=list)
+    merged: list[int] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
 
 
 def read_rows(source: Any) -> list[dict[str, Any]]:
@@ -144,7 +148,37 @@ def prepare(
             before the first one of the user.
 
     Raises:
-        ToyalignError: naming every kind of bad row by number and reason, before any is used.
+        ToyalignError: naming bad rows by number and reason, before any is used.
+    """
+    examples, report = sift(
+        rows, tokenizer, kind,
+        max_length=max_length, cut_completions=cut_completions, quality=quality,
+    )  # fmt: skip
+    if report.bad:
+        bad = [f"row {number}: {reason}" for number, reason in report.bad.items()]
+        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise ToyalignError(f"{len(bad)} of {len(rows)} rows: {'; '.join(bad[:_SHOWN])}{more}")
+    return examples, report
+
+
+def sift(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    kind: str,
+    *,
+    max_length: int = 1024,
+    cut_completions: bool = False,
+    quality: str = "",
+    boundaries: bool = False,
+) -> tuple[list[Example], Report]:
+    """The good rows, tokenised, and what is wrong with the others; arguments as of `prepare`.
+
+    Args:
+        boundaries: also look for rows whose prompt and completion would have other tokens where
+            they meet if they were tokenised as one text.
+
+    Raises:
+        ToyalignError: if there are no rows, or no such kind, or responses could not end.
     """
     if kind not in COLUMNS:
         raise unknown("kind of data", kind, COLUMNS)
@@ -152,7 +186,7 @@ def prepare(
         raise ToyalignError("the data has no rows")
     if tokenizer.eos_token_id is None:
         raise ToyalignError("the tokenizer has no end-of-sequence token: responses could not end")
-    examples, report, bad = [], Report(rows=len(rows)), []
+    examples, report = [], Report(rows=len(rows))
     for number, row in enumerate(rows, 1):
         try:
             text, completions = _read(row, kind, tokenizer)
@@ -160,6 +194,10 @@ def prepare(
             responses = tuple(_response_ids(tokenizer, completion) for completion in completions)
             if len(set(responses)) < len(responses):
                 raise ToyalignError("chosen and rejected are the same")
+            if boundaries and any(
+                _prompt_ids(tokenizer, text + end)[: len(ids)] != ids for end in completions
+            ):
+                report.merged.append(number)
             ids, responses = _fitted(ids, responses, max_length, cut_completions, number, report)
             behind: tuple[int, ...] = ()
             if quality:
@@ -169,10 +207,7 @@ def prepare(
             values = _values(row, kind)
             examples.append(Example(ids, responses, values, number, text, rest, behind))
         except ToyalignError as error:
-            bad.append(f"row {number}: {error}")
-    if bad:
-        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise ToyalignError(f"{len(bad)} of {len(rows)} rows: {'; '.join(bad[:_SHOWN])}{more}")
+            report.bad[number] = str(error)
     return examples, report
 
 

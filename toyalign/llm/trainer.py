@@ -93,6 +93,7 @@ class AlignmentTrainer(Trainer):
         network: nn.Module = (
             AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
         )
+        module: Any
         for module in network.modules():  # noise in one of two passes would look like a log-ratio
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
