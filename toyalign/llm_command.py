@@ -26,8 +26,11 @@ class Example:
 
 def example(options: Example) -> None:
     """`toyalign example DIR`."""
+    import torch
+
     from toyalign.llm.arithmetic import make_example
 
+    torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
     folder = Path(options.name)
     if folder.exists():
         raise ToyalignError(f"{folder} is there already: name another folder")

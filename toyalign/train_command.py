@@ -189,7 +189,6 @@ def _hyper(options: Train, card: "Objective") -> dict[str, Any]:
 
 
 def _arguments(options: Train) -> Any:
-    import torch
     from transformers import TrainingArguments
 
     return TrainingArguments(
@@ -206,7 +205,6 @@ def _arguments(options: Train) -> Any:
         bf16=options.bf16,
         seed=options.seed,
         report_to=[],
-        dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         max_steps=options.steps or -1,
         num_train_epochs=1,

@@ -1,5 +1,6 @@
 """Objectives in TRL's own trainers: TRL's numbers where TRL has the loss, ours where it has not."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -458,3 +459,11 @@ def test_old_log_probabilities_under_another_name_are_noticed_when_they_matter(m
     with pytest.raises(ToyalignError, match="its gradient has the norm"):
         trainer.train()
     assert trainer.state.global_step >= 1
+
+
+def test_the_lines_of_the_readme(make):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (text,) = [t for t in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "trl" in t]
+    trainer = make()
+    exec(compile(text, "README.md", "exec"), {"trainer": trainer})
+    assert trainer.state.global_step == 4

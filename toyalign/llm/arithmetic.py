@@ -166,7 +166,7 @@ def pretrained(
     arguments = TrainingArguments(
         str(folder), num_train_epochs=passes, learning_rate=lr, per_device_train_batch_size=batch,
         warmup_steps=20, lr_scheduler_type="cosine", seed=seed, report_to=[], save_strategy="no",
-        logging_steps=50, disable_tqdm=not progress, dataloader_pin_memory=False,
+        logging_steps=50, disable_tqdm=not progress,
     )  # fmt: skip
     trainer = AlignmentTrainer(
         untrained(seed) if model is None else model, "sft", args=arguments,

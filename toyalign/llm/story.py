@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Entry = Mapping[str, Any]
-_END = 0.1  # share of the steps whose mean is the end: single batches are noisy
 
 
 def sentence(name: str, entries: Sequence[Entry]) -> str:
     """What became of the chosen answers' log-probability, and since when.
+
+    Single batches are noisy: beginning and end are means over a tenth of the steps.
 
     Args:
         name: of the objective.
@@ -21,51 +22,54 @@ def sentence(name: str, entries: Sequence[Entry]) -> str:
     """
     if not entries:
         return f"{name}: nothing was logged."
-    first, last = entries[0], entries[-1]
-    text = f"{name}: the loss went from {first['loss']:.3f} to {last['loss']:.3f}"
-    if "reward" in last:
-        began, ended = (_mean(part, "reward") for part in _ends(entries))
-        spread = f"; {last['frac_reward_zero_std']:.0%} of the last prompts had equal rewards"
-        return f"{text}; the mean reward went from {began:.3g} to {ended:.3g}{spread}."
-    if "logps/chosen" not in last:
-        return f"{text} in {last.get('step', len(entries))} steps."
-    rewards = [entry["rewards/chosen"] for entry in entries if "rewards/chosen" in entry]
-    since = fell_since(entries)
-    if not rewards:  # without a reference batches differ too much to be compared
+    last = entries[-_tenth(entries) :]
+    text = f"{name}: the loss went from {entries[0]['loss']:.3f} to {_mean(last, 'loss'):.3f}"
+    judged = [entry for entry in entries if "reward" in entry]
+    if judged:
+        count = _tenth(judged)
+        began, ended = (_mean(part, "reward") for part in (judged[:count], judged[-count:]))
+        return f"{text}; the mean reward went from {began:.3g} to {ended:.3g}."
+    if "logps/chosen" not in entries[-1]:
+        return f"{text} in {entries[-1].get('step', len(entries))} steps."
+    if not any("rewards/chosen" in entry for entry in entries):  # batches differ too much
         return f"{text}; there is no reference to say whether the chosen answers fell."
+    since = fell_since(entries)
     if since is None:
         found = "the chosen answers did not fall below the reference"
     else:
         found = f"the chosen answers have been below the reference since step {since}"
-    both = last.get("both/fell")
-    tail = "" if both is None else f"; in {both:.0%} of the last pairs both answers fell"
-    margin = last.get("rewards/margins")
-    wide = "" if margin is None else f", with a margin of {margin:.3g}"
-    return f"{text}; {found} (reward {rewards[-1]:+.3g} at the end{wide}){tail}."
+    both = ""
+    if "both/fell" in entries[-1]:
+        both = f"; in {_mean(last, 'both/fell'):.0%} of the last pairs both answers fell"
+    margin = ""
+    if "rewards/margins" in entries[-1]:
+        margin = f", with a margin of {_mean(last, 'rewards/margins'):.3g}"
+    reward = _mean(last, "rewards/chosen")
+    return f"{text}; {found} (reward {reward:+.3g} at the end{margin}){both}."
 
 
-def _ends(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
-    """The first and the last entries."""
-    count = max(1, round(_END * len(entries)))
-    return entries[:count], entries[-count:]
+def fell_since(entries: Sequence[Entry]) -> int | None:
+    """The step since which the chosen answers' reward has been negative, or None.
+
+    Of every step the mean over the tenth of the steps that ends there is looked at.
+    """
+    known = [entry for entry in entries if "rewards/chosen" in entry]
+    count, since = _tenth(known), None
+    for place, entry in enumerate(known):
+        reward = _mean(known[max(0, place + 1 - count) : place + 1], "rewards/chosen")
+        if reward >= 0:
+            since = None
+        elif since is None:
+            since = int(entry.get("step", place))
+    return since
+
+
+def _tenth(entries: Sequence[Entry]) -> int:
+    return max(1, len(entries) // 10)
 
 
 def _mean(entries: Sequence[Entry], name: str) -> float:
     return float(np.mean([entry[name] for entry in entries if name in entry]))
-
-
-def fell_since(entries: Sequence[Entry]) -> int | None:
-    """The step since which the chosen answers' reward has been negative, or None."""
-    since = None
-    for entry in entries:
-        reward = entry.get("rewards/chosen")
-        if reward is None:
-            continue
-        if reward < 0 and since is None:
-            since = int(entry.get("step", 0))
-        elif reward >= 0:
-            since = None
-    return since
 
 
 def story_figure(entries: Sequence[Entry]) -> "Figure":

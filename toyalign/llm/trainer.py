@@ -100,6 +100,8 @@ class AlignmentTrainer(Trainer):
             if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = 0.0
         args.remove_unused_columns = False
+        if not torch.cuda.is_available():  # torch warns of what it would not use
+            args.dataloader_pin_memory = False
         super().__init__(
             model=network,
             args=args,

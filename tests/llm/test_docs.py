@@ -1,0 +1,69 @@
+"""What README.md and docs/llm.md say of language models is true: their lines run, in order."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from toyalign.cli import main
+
+ROOT = Path(__file__).parents[2]
+README, GUIDE = ((ROOT / name).read_text() for name in ("README.md", "docs/llm.md"))
+LINES = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder in which the README's lines have run."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in LINES:
+            assert main(line.split()[1:]) == 0, line
+        yield folder
+
+
+def test_the_lines_of_the_readme_leave_models_and_figures(place):
+    assert len(LINES) == 5 and all(line.startswith("toyalign ") for line in LINES)
+    for run in ("dpo", "mine", "rloo"):
+        assert (place / "demo" / run / "model" / "model.safetensors").is_file()
+        assert (place / "demo" / run / "story.svg").stat().st_size > 5000
+
+
+def test_the_chosen_answers_fall_under_dpo_as_in_the_toy(place, capsys):
+    assert main(["diagnose", "demo/dpo"]) == 0
+    said = capsys.readouterr().out
+    assert "the chosen answers have been below the reference since step" in said
+    assert (
+        "in the toy, ten answers of which neighbours share features, dpo moves the chosen" in said
+    )
+
+
+def test_the_python_of_the_guide_runs(place, capsys):
+    train, reward = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+    space = {}
+    exec(compile(train, "docs/llm.md", "exec"), space)
+    assert space["trainer"].state.global_step > 0
+    assert reward == (place / "demo" / "reward.py").read_text()
+
+
+def test_the_guide_names_what_is_logged(place):
+    import pandas as pd
+
+    columns = set()
+    for run in ("dpo", "rloo"):
+        columns |= set(pd.read_csv(place / "demo" / run / "log.csv").columns)
+    table = GUIDE.split("## What is logged")[1].split("##")[0]
+    named = {name for name in re.findall(r"`([a-z_/]+)`", table) if name != "π"}
+    assert {"mass_to_neither", "chosen/fell", "reward_std"} <= named <= columns
+
+
+def test_every_link_of_the_guide_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", GUIDE):
+        assert (ROOT / "docs" / target).exists(), target
