@@ -219,7 +219,9 @@ class AlignmentTrainer(Trainer):
         for name in self.scorer.means:
             sums = self.scorer.log_ratios(name, model, ready)
             total, count = self.accelerator.gather(sums[None]).sum(0)
-            mean = (total / count).clamp(min=0 if name == "kl_estimate" else None).view(1)
+            mean = (total / count).view(1)
+            if name == "kl_estimate":  # a divergence is at least 0, its estimate need not be
+                mean = mean.clamp(min=0)
             for batch in ready:
                 batch["data"] = {**batch["data"], name: mean}
         return ready
