@@ -337,6 +337,10 @@ def test_what_cannot_be_is_refused(improve, train, tokenizer):
         improve("forward_kl")
     with pytest.raises(ToyalignError, match="pairs need at least 2 responses per prompt, not 1"):
         improve("online_dpo", {"responses": 1})
+    with pytest.raises(ToyalignError, match="one response has nothing to be compared with"):
+        improve("reinforce", {"responses": 1})
+    raw = improve("reinforce", {"responses": 1, "advantage": "raw"}, max_steps=1)
+    assert raw.state.log_history[0]["grad_norm"] > 0
     with pytest.raises(ToyalignError, match="these rows have responses: prepare them with kind"):
         train("rloo", on_policy=on_policy())
     with pytest.raises(ToyalignError, match=r"xpo needs logps \(log-probability of the response"):

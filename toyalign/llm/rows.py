@@ -87,8 +87,15 @@ def check_kind(card: Objective, on_policy: OnPolicy | None) -> None:
             f"{card.name} does not learn from the policy's own responses: its data must come from "
             f"{' or '.join(card.sources)}"
         )
-    if on_policy is not None and card.kind != "samples" and on_policy.responses < 2:
+    if on_policy is None or on_policy.responses > 1:
+        return
+    if card.kind != "samples":
         raise ToyalignError("pairs need at least 2 responses per prompt, not 1")
+    if "advantages" in card.needs and (on_policy.advantage or card.advantage) != "raw":
+        raise ToyalignError(
+            f"{card.name} compares a response with the others to its prompt: one response has "
+            "nothing to be compared with, and would teach nothing"
+        )
 
 
 def _check_name(name: str, card: Objective, first: Example, on_policy: OnPolicy | None) -> None:
