@@ -225,6 +225,8 @@ def _arguments(options: Train) -> Any:
         eval_steps=options.eval_every or None,
         save_strategy="steps" if options.save_every else "no",
         save_steps=options.save_every or 1,
+        # Where there is only a CPU, accelerate must be told: else processes know nothing of another.
+        use_cpu=not torch.accelerator.is_available(),
         bf16=options.bf16,
         seed=options.seed,
         report_to=[],
