@@ -124,7 +124,7 @@ PAIRS = {
     "an empty completion": ({**PAIR, "chosen": " "}, "a completion is empty"),
     "an identical pair": ({**PAIR, "chosen": " d"}, "chosen and rejected are the same"),
     "identical with its end": ({**PAIR, "chosen": " d </s>"}, "chosen and rejected"),
-    "a prompt that is a number": ({**PAIR, "prompt": 3}, "prompt must be text or messages, not int"),
+    "a prompt that is a number": ({**PAIR, "prompt": 3}, "prompt must be text or messages, not"),
     "a prompt that is a list of texts": (
         {**PAIR, "prompt": ["a"]}, "prompt must be messages, each with a role and content",
     ),
