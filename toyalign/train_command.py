@@ -1,6 +1,7 @@
 """The command `toyalign train`: any objective on a language model, with the very same function."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ def train(options: Train, cards: Sequence["Objective"]) -> None:
             remove_halves(folder)
         if _is_of_disk(error):
             raise ToyalignError(
-                f"cannot write into {folder}: {str(error).splitlines()[0]} (what was not written "
-                "to its end has been removed)"
+                f"cannot write into {folder}: {str(error).splitlines()[0]} (is the disk full? "
+                "what was not written to its end has been removed)"
             ) from error
         raise
     if first:
@@ -128,9 +129,21 @@ def _checked(options: Train, cards: Sequence["Objective"]) -> Path:
         raise ToyalignError(
             f"--accumulate {options.accumulate} does not divide the {options.batch} rows of a step"
         )
+    alone = [name for name in _ON_POLICY if getattr(options, name) != getattr(Train, name)]
+    if alone and not options.reward:
+        raise ToyalignError(
+            f"--{alone[0].replace('_', '-')} is about the policy's own responses, which need a "
+            "--reward"
+        )
+    if options.quality and not any("prompted_" in name for name in cards[0].needs):
+        raise ToyalignError(
+            f"--quality is for losses that look behind a quality prompt (sr_dpo, sr_ipo), and "
+            f"{cards[0].name} does not"
+        )
     folder = Path(options.output)
-    if folder.is_file():
-        raise ToyalignError(f"{folder} is a file: name a folder with --output")
+    _check_place(folder, "output")
+    if options.precompute:
+        _check_place(options.precompute.parent, "precompute")
     if folder.exists() and any(folder.iterdir()) and not options.resume:
         raise ToyalignError(f"{folder} is not empty: name another --output, or --resume")
     if options.resume:
@@ -138,6 +151,15 @@ def _checked(options: Train, cards: Sequence["Objective"]) -> Path:
 
         last_whole(folder)
     return folder
+
+
+def _check_place(folder: Path, option: str) -> None:
+    """Refuse a folder into which nothing could be written, before any time is spent."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ToyalignError(f"{there} is a file and no folder: name another --{option}")
+    if not os.access(there, os.W_OK):
+        raise ToyalignError(f"{there} is read-only: name another --{option}")
 
 
 def _trainer(options: Train, card: "Objective") -> tuple[Any, Any]:
@@ -189,6 +211,7 @@ def _hyper(options: Train, card: "Objective") -> dict[str, Any]:
 
 
 def _arguments(options: Train) -> Any:
+    import torch
     from transformers import TrainingArguments
 
     return TrainingArguments(
@@ -202,6 +225,8 @@ def _arguments(options: Train) -> Any:
         eval_steps=options.eval_every or None,
         save_strategy="steps" if options.save_every else "no",
         save_steps=options.save_every or 1,
+        # With a CPU alone accelerate must be told, or processes know nothing of one another.
+        use_cpu=not torch.accelerator.is_available(),
         bf16=options.bf16,
         seed=options.seed,
         report_to=[],
@@ -243,6 +268,8 @@ def _plan(trainer: Any, options: Train, report: Any) -> str:
 def _save(trainer: Any, folder: Path) -> None:
     """The model and its tokenizer, whole or not at all."""
     part, whole = folder / ".model.part", folder / "model"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(part, ignore_errors=True)  # of one that was killed
     try:
         trainer.save_model(str(part))
         trainer.accelerator.wait_for_everyone()
@@ -258,7 +285,8 @@ def _save(trainer: Any, folder: Path) -> None:
 
 def _is_of_disk(error: BaseException) -> bool:
     """Whether something could not be written: every library has its own way to say so."""
-    written = "writing file" in str(error) or "I/O error" in str(error)
+    marks = ("writing file", "I/O error", "iostream error", "unexpected pos")
+    written = any(mark in str(error) for mark in marks)
     return isinstance(error, OSError) or (isinstance(error, Exception) and written)
 
 

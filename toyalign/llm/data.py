@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -91,31 +91,51 @@ def read_rows(source: Any) -> list[dict[str, Any]]:
     if not isinstance(source, str | os.PathLike):
         return [dict(row) for row in source]
     path = Path(source)
+    if not path.exists():
+        raise ToyalignError(f"there is no data file {str(path)!r}")
+    try:
+        rows = _rows_of(path)
+    except ToyalignError:
+        raise
+    except (ValueError, OSError) as error:  # of json, pyarrow or datasets
+        raise ToyalignError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not rows:
+        raise ToyalignError(f"{path} has no rows")
+    for number, row in rows.items():
+        if not isinstance(row, dict):
+            raise ToyalignError(
+                f"{path}, {'line' if path.suffix == '.jsonl' else 'row'} {number}: a row has named "
+                f'columns, {{"prompt": …}}, and this is a {type(row).__name__}'
+            )
+    return list(rows.values())
+
+
+def _rows_of(path: Path) -> dict[int, Any]:
+    """What is in a file by the number of its line or row."""
     if path.is_dir():
         from datasets import load_from_disk
 
-        return [dict(row) for row in load_from_disk(str(path))]
-    if not path.is_file():
-        raise ToyalignError(f"there is no data file {str(path)!r}")
+        return dict(enumerate(map(dict, load_from_disk(str(path))), 1))
     if path.suffix == ".parquet":
         import pandas as pd
 
-        return [_plain(row) for row in pd.read_parquet(path).to_dict("records")]
+        return dict(enumerate(map(_plain, pd.read_parquet(path).to_dict("records")), 1))
     if path.suffix == ".json":
         rows = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(rows, list):
             raise ToyalignError(f"{path} must hold a list of rows")
-        return rows
+        return dict(enumerate(rows, 1))
     if path.suffix != ".jsonl":
         raise unknown("suffix of a data file", path.suffix, (".jsonl", ".json", ".parquet"))
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    found = {}
+    # Not splitlines: a JSON string may hold a line separator of Unicode's as it is.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                found[number] = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ToyalignError(f"{path}, line {number}: {error}") from error
-    return rows
+    return found
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -208,6 +228,12 @@ def sift(
             examples.append(Example(ids, responses, values, number, text, rest, behind))
         except ToyalignError as error:
             report.bad[number] = str(error)
+    everywhere = set.intersection(*(set(e.values) for e in examples)) if examples else set()
+    if any(set(example.values) != everywhere for example in examples):
+        examples = [
+            replace(example, values={n: v for n, v in example.values.items() if n in everywhere})
+            for example in examples
+        ]
     return examples, report
 
 
@@ -217,6 +243,8 @@ def _read(
     """Prompt and completions as text, the prompt behind a quality prompt if there is one."""
     row = {name: value for name, value in row.items() if value is not None}
     if "messages" in row and "completion" not in row:
+        if len(_messages("messages", row["messages"])) < 2:
+            raise ToyalignError("messages need a question and its answer")
         row = {**row, "prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
     elif "text" in row and "completion" not in row:
         row = {**row, "completion": row["text"]}
@@ -228,6 +256,8 @@ def _read(
     for name in ("prompt", *(n for n in COLUMNS[kind] if n not in ("label", "reward"))):
         if name in row and not isinstance(row[name], str | list):
             raise ToyalignError(f"{name} must be text or messages, not {type(row[name]).__name__}")
+        if isinstance(row.get(name), list):
+            _messages(name, row[name])
     if prompt is None and kind == "pairs":
         prompt, sides = _common(sides)
     prompt = _behind(quality, "" if prompt is None else prompt)
@@ -240,6 +270,13 @@ def _read(
     if kind == "prompts" and not prompt.strip():
         raise ToyalignError("the prompt is empty")
     return prompt, texts
+
+
+def _messages(name: str, given: Any) -> list[Any]:
+    """Chat messages, if that is what they are."""
+    if not isinstance(given, list) or not all(isinstance(m, dict) and "role" in m for m in given):
+        raise ToyalignError(f"{name} must be messages, each with a role and content")
+    return given
 
 
 def _behind(quality: str, prompt: Any) -> Any:
@@ -301,13 +338,13 @@ def _templated(prompt: Any, sides: list[Any], tokenizer: Any) -> tuple[str, list
         raise ToyalignError("has messages, but the tokenizer has no chat template")
     start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     start = [message for message in start if message.get("content")]
-    begun = tokenizer.apply_chat_template(start, tokenize=False, add_generation_prompt=True)
+    begun = _written(start, tokenizer, add_generation_prompt=True)
     texts = []
     for side in sides:
         said = [{"role": "assistant", "content": side}] if isinstance(side, str) else list(side)
         if not said or not str(said[-1].get("content", "")).strip():
             raise ToyalignError("a completion is empty")
-        whole = tokenizer.apply_chat_template(start + said, tokenize=False)
+        whole = _written(start + said, tokenizer)
         if not whole.startswith(begun):
             raise ToyalignError(
                 "the chat template does not write prompt and answer one after the other: with a "
@@ -315,6 +352,14 @@ def _templated(prompt: Any, sides: list[Any], tokenizer: Any) -> tuple[str, list
             )
         texts.append(whole[len(begun) :])
     return begun, texts
+
+
+def _written(messages: list[Any], tokenizer: Any, **given: bool) -> str:
+    """Messages as text; templates refuse roles, an order or no messages in ways of their own."""
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **given))
+    except Exception as error:
+        raise ToyalignError(f"the chat template refuses the messages: {error}") from error
 
 
 def _prompt_ids(tokenizer: Any, text: str) -> tuple[int, ...]:

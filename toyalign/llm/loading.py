@@ -1,5 +1,6 @@
 """A model and its tokenizer from a folder or a hub name, with an adapter if one is asked for."""
 
+import sys
 from typing import Any
 
 import torch
@@ -47,10 +48,35 @@ def from_pretrained(cls: Any, name: str) -> Any:
     """Load a model or a tokenizer with a class of `transformers`.
 
     Raises:
-        ToyalignError: in one line, if there is nothing of that name, or it is something else.
+        ToyalignError: in one line, if there is nothing of that name, or it is something else: a
+            model without the head that is asked for would get one of random numbers.
     """
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of missing weights is the error below
     try:
-        return cls.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if not hasattr(cls, "from_config"):
+            return cls.from_pretrained(name)
+        found, said = cls.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # of transformers, safetensors, json, pickle and the hub
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ToyalignError(f"cannot load {name!r}: {reason}") from error
+    finally:
+        logging.set_verbosity(told)
+    for key, here, wanted in sorted(said["mismatched_keys"]):
+        raise ToyalignError(
+            f"cannot load {name!r}: its {key} is {list(here)}, and by config.json {list(wanted)}"
+        )
+    if said["missing_keys"]:
+        missing = sorted(said["missing_keys"])
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        kind = type(found).__name__
+        raise ToyalignError(
+            f"cannot load {name!r}: it has no {missing[0]}{more}, which a {kind} needs"
+        )
+    return found

@@ -1,6 +1,7 @@
 """Responses of the policy itself, judged, and put in the form that a loss asks for."""
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -198,7 +199,9 @@ def judged(
     try:
         rewards = torch.as_tensor([float(value) for value in said])
     except (TypeError, ValueError):
-        raise ToyalignError(f"the reward {name} must return numbers, not {said!r}") from None
+        raise ToyalignError(
+            f"the reward {name} must return numbers, not {reprlib.repr(said)}"
+        ) from None
     if len(rewards) != len(texts):
         raise ToyalignError(
             f"the reward {name} returned {len(rewards)} numbers for {len(texts)} completions"

@@ -102,6 +102,11 @@ def _write(path: Path, key: dict[str, str], found: dict[str, Rows]) -> None:
     try:
         torch.save({"key": key, "scores": found}, part)
         part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save has its own words for a full disk
+        reason = str(error).splitlines()[0]
+        raise ToyalignError(
+            f"cannot write the reference's scores to {path}: {reason} (is the disk full?)"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

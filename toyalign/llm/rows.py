@@ -118,5 +118,6 @@ def _check_name(name: str, card: Objective, first: Example, on_policy: OnPolicy 
         known = True
     if not known:
         raise ToyalignError(
-            f"{card.name} needs {name} ({GLOSSARY[name].meaning}), and this data has none"
+            f"{card.name} needs {name} ({GLOSSARY[name].meaning}), and this data has none, or "
+            "not in every row"
         )

@@ -19,6 +19,7 @@ from toyalign.errors import ToyalignError
 from toyalign.llm.batches import Batch, Collator, pad_of
 from toyalign.llm.checkpoints import Marked, last_whole
 from toyalign.llm.data import Example
+from toyalign.llm.guards import check_finite, check_fits, check_gradient, values_of
 from toyalign.llm.logged import coefficients, measures
 from toyalign.llm.logprobs import CHUNK, Scores, unwrapped
 from toyalign.llm.online import OnPolicy
@@ -93,6 +94,9 @@ class AlignmentTrainer(Trainer):
         network: nn.Module = (
             AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
         )
+        new_tokens = 0 if on_policy is None else on_policy.max_new_tokens
+        for one in (network,) if reference is None else (network, reference):
+            check_fits(one, sets, processing_class, new_tokens)
         module: Any
         for module in network.modules():  # noise in one of two passes would look like a log-ratio
             if isinstance(module, nn.Dropout):
@@ -137,13 +141,9 @@ class AlignmentTrainer(Trainer):
     ) -> Any:
         """The objective's loss, a share of the mean over the whole accumulated batch."""
         tensors, scores = self.scorer.tensors(model, inputs, self.state.global_step)
-        values, rows = self.card.fn(**tensors, **self.hyper), inputs["sides"].shape[1]
-        if tuple(values.shape[:2]) != (1, rows):
-            raise ToyalignError(
-                f"{self.card.name} returned shape {list(values.shape)}, but must return one value "
-                f"per row, [1, {rows}], or per token: take no mean and no sum"
-            )
+        values = values_of(self.card, tensors, self.hyper, inputs["sides"].shape[1])
         weighted, own = self._weighted(values, inputs)
+        check_finite(self.card.name, self.state.global_step + 1, weighted, scores.logps)
         total = own if num_items_in_batch is None else num_items_in_batch[values.ndim - 2]
         loss = weighted.sum() / total.clamp(min=1)
         if num_items_in_batch is not None:  # processes average their gradients
@@ -250,7 +250,13 @@ class AlignmentTrainer(Trainer):
         return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of what was noted since the last log."""
+        """Add the means of what was noted since the last log.
+
+        Raises:
+            ToyalignError: if the gradient was no number, before such weights can be saved.
+        """
+        if not self.args.fp16:  # which passes over such steps by itself
+            check_gradient(self.card.name, self.state.global_step, logs.get("grad_norm", 0.0))
         prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
         for name in [n for n in self._metrics if n.startswith("eval_") == bool(prefix)]:
             values = torch.tensor(self._metrics.pop(name), device=self.args.device)
