@@ -63,7 +63,8 @@ def audit(options: Audit) -> None:
     from toyalign.llm.audit import audit as look
     from toyalign.llm.audit import described, troubles
     from toyalign.llm.batches import pad_of
-    from toyalign.llm.data import read_rows, sift
+    from toyalign.llm.data import sift
+    from toyalign.llm.formats import read_rows
     from toyalign.llm.loading import load, load_tokenizer
 
     rows = read_rows(options.name)

@@ -164,7 +164,8 @@ def _check_place(folder: Path, option: str) -> None:
 
 def _trainer(options: Train, card: "Objective") -> tuple[Any, Any]:
     """The trainer, and what happened to the rows on the way."""
-    from toyalign.llm.data import prepare, read_rows
+    from toyalign.llm.data import prepare
+    from toyalign.llm.formats import read_rows
     from toyalign.llm.loading import load
     from toyalign.llm.online import OnPolicy
     from toyalign.llm.rewards import load_reward

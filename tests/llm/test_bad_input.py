@@ -195,7 +195,7 @@ def test_data_that_is_missing_or_alike_or_has_a_column_in_some_rows_only(place, 
 
 
 def test_a_line_separator_of_unicode_is_no_end_of_a_row(place):
-    from toyalign.llm.data import read_rows
+    from toyalign.llm.formats import read_rows
 
     row = {**PAIR, "prompt": "a\u2028b"}
     (place / "x.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")

@@ -8,7 +8,8 @@ import torch
 
 from toyalign.errors import ToyalignError
 from toyalign.llm.batches import Collator
-from toyalign.llm.data import prepare, read_rows
+from toyalign.llm.data import prepare
+from toyalign.llm.formats import read_rows
 
 GOOD = {"prompt": "a b", "chosen": " c d", "rejected": " c e"}
 

@@ -22,7 +22,7 @@ LETTERS = "0123456789+-*=;:"
 SUMS = 3  # sums in a chain
 ERRORS = (0.005, 0.4)  # how often careful and sloppy writers put down another digit
 
-_EXAMPLE, _TAUGHT, _ASKED, _PASSES = 2, 6000, 256, 10  # of `make_example`
+_EXAMPLE, _TAUGHT, _ASKED, _PASSES = 2, 6000, 1536, 4  # of `make_example`
 _REWARD = """def right(completions, answer):
     return [float(said == known) for said, known in zip(completions, answer)]
 """
@@ -90,12 +90,20 @@ def pairs(of: Sequence[tuple[str, str]], edits: int = 1, seed: int = 0) -> list[
     ]
 
 
-def written(of: Sequence[tuple[str, str]], seed: int = 0) -> list[Row]:
-    """Demonstrations by writers of whom half are careful and half are sloppy (`ERRORS`)."""
+def written(
+    of: Sequence[tuple[str, str]], seed: int = 0, errors: tuple[float, float] = ERRORS
+) -> list[Row]:
+    """Demonstrations by writers of whom half are careful and half are sloppy.
+
+    Args:
+        of: prompts with their right answers.
+        seed: of who writes what, and where they slip.
+        errors: how often a careful and a sloppy writer puts down another digit.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for prompt, answer in of:
-        slips = rng.random(len(answer)) < ERRORS[rng.integers(2)]
+        slips = rng.random(len(answer)) < errors[rng.integers(2)]
         letters = [
             str((int(letter) + rng.integers(1, 10)) % 10) if letter.isdigit() and slip else letter
             for letter, slip in zip(answer, slips, strict=True)
@@ -191,7 +199,8 @@ def make_example(folder: Path, seed: int = 0, progress: bool = False) -> str:
     part.mkdir(parents=True)
     try:
         of = chains(_TAUGHT + _ASKED, _EXAMPLE, seed)
-        taught, asked = written(of[_ASKED:], seed), of[:_ASKED]
+        # By careful writers: the model knows the answers, and DPO finds it so, as after SFT.
+        taught, asked = written(of[_ASKED:], seed, (ERRORS[0],) * 2), of[:_ASKED]
         model = pretrained(taught, part, passes=_PASSES, lr=5e-3, seed=seed, progress=progress)
         model.save_pretrained(part / "model")
         tokenizer().save_pretrained(part / "model")
