@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for number, line in enumerate(LINES):
-            with open(folder / f"said-{number}", "w") as said, redirect_stdout(said):
+            with (folder / f"said-{number}").open("w") as said, redirect_stdout(said):
                 assert main(line.split()[1:]) == 0, line
         yield folder
 
