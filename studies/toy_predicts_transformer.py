@@ -262,7 +262,8 @@ def language_model(params: Params, seed: int) -> pd.DataFrame:
     """All objectives on copies of one language model, pretrained here."""
     refuse(params)
     from toyalign.llm import arithmetic
-    from toyalign.llm.data import Collator, prepare
+    from toyalign.llm.batches import Collator
+    from toyalign.llm.data import prepare
 
     reader = arithmetic.tokenizer()
     seen, apart = params.pairs, params.pairs + params.watched

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -106,6 +107,21 @@ def test_a_killed_run_goes_on_where_it_was(study, tmp_path):
 def test_processes_do_not_change_the_table(study, tmp_path):
     alone = table_text(study, "full", tmp_path / "1", force=False, jobs=1)
     assert table_text(study, "full", tmp_path / "2", force=False, jobs=2) == alone
+
+
+def test_the_fingerprint_of_a_study_of_language_models_sees_their_code(study, monkeypatch):
+    read = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or real(path))
+
+    def parts_read():
+        read.clear()
+        fingerprint(study, Params())
+        return {path.parent.name for path in read}
+
+    assert "llm" not in parts_read() and "problems" in parts_read()
+    study.path.write_text(study.path.read_text() + "# reads toyalign.llm\n")
+    assert {"llm", "problems"} <= parts_read()
 
 
 def test_the_fingerprint_sees_parameters_and_the_study_file(study):

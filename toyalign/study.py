@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ _FRONT = (
     "doctor",
     "sentences",
     "run_command",
+    "train_command",
     "llm_command",
+    "rankings",
     "claims",
     "reproduce",
     "files",
@@ -49,9 +52,9 @@ _FRONT = (
     "study",
     "plotting",
     "page",
-    "llm",
 )
 _LIBRARIES = ("numpy", "torch", "pandas", "scipy")
+_MODELS = "llm"  # the part of the package that only some studies read
 
 Part = tuple[str, Callable[..., "pd.DataFrame"], tuple[Any, ...]]
 
@@ -211,17 +214,26 @@ def table_text(study: Study, preset: str, cache: Path, force: bool, jobs: int) -
 
 
 def fingerprint(study: Study, params: Any) -> str:
-    """What a cached part depends on: parameters, study file, simulator sources, libraries."""
+    """What a cached part depends on: parameters, study file, simulator sources, libraries.
+
+    For a study of language models these include `toyalign.llm` and `transformers`.
+    """
     digest = hashlib.sha256(json.dumps(asdict(params), sort_keys=True, default=str).encode())
-    package = Path(toyalign.__file__).parent
+    package, text = Path(toyalign.__file__).parent, study.path.read_bytes()
+    models = f"toyalign.{_MODELS}".encode() in text
+    unread = _FRONT if models else (*_FRONT, _MODELS)
     sources = [
         path
         for path in sorted(package.rglob("*.py"))
-        if path.relative_to(package).with_suffix("").parts[0] not in _FRONT
+        if path.relative_to(package).with_suffix("").parts[0] not in unread
     ]
-    for path in [study.path, *sources]:
-        digest.update(path.read_bytes())
-    digest.update(str([version(name) for name in _LIBRARIES]).encode())
+    for part in [text, *(path.read_bytes() for path in sources)]:
+        digest.update(part)
+    libraries = [
+        *_LIBRARIES,
+        *["transformers"] * (models and find_spec("transformers") is not None),
+    ]
+    digest.update(str([version(name) for name in libraries]).encode())
     return digest.hexdigest()[:16]
 
 
