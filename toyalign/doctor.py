@@ -14,6 +14,7 @@ from toyalign import __version__
 
 EXTRAS = {
     "llm": "training language models with the same losses",
+    "trl": "the same losses inside TRL's trainers",
     "docs": "building the documentation",
     "test": "running the tests",
     "dev": "style, types and import contracts",

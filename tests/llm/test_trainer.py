@@ -117,26 +117,29 @@ def test_killed_and_resumed_is_the_same(train, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of TRL's own
-@pytest.mark.parametrize("mode", ["full", "adapter"])
-def test_the_losses_are_trls(train, tokenizer, tmp_path, mode, monkeypatch):
+@pytest.mark.parametrize("model", [tiny, adapted])
+@pytest.mark.parametrize("mode", ["plain", "precomputed", "accumulated"])
+def test_the_losses_are_trls(train, tokenizer, tmp_path, model, mode, monkeypatch):
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    parts = 2 if mode == "accumulated" else 1
+    size = {"per_device_train_batch_size": 4 // parts, "gradient_accumulation_steps": parts}
     arguments = trl.DPOConfig(
-        str(tmp_path / "trl"), per_device_train_batch_size=4, max_steps=4, learning_rate=1e-2,
-        logging_steps=1, report_to=[], save_strategy="no", use_cpu=True, bf16=False,
-        gradient_checkpointing=False, disable_tqdm=True, lr_scheduler_type="constant",
-        max_length=32,
+        str(tmp_path / "trl"), max_steps=4, learning_rate=1e-2, logging_steps=1, report_to=[],
+        save_strategy="no", use_cpu=True, bf16=False, gradient_checkpointing=False,
+        disable_tqdm=True, lr_scheduler_type="constant", max_length=32,
+        precompute_ref_log_probs=mode == "precomputed", **size,
     )  # fmt: skip
-    full = mode == "full"
     theirs = trl.DPOTrainer(
-        model=tiny() if full else adapted(), ref_model=tiny() if full else None, args=arguments,
+        model=model(), ref_model=tiny() if model is tiny else None, args=arguments,
         train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer,
     )  # fmt: skip
     theirs.train()
-    ours = train("dpo", model=tiny() if full else adapted())
-    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-6)
+    own = {"precompute": tmp_path / "scores.pt"} if mode == "precomputed" else {}
+    ours = train("dpo", model=model(), **own, **size)
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-6) and len(losses(ours)) == 4
 
 
 def test_what_cannot_be_trained_is_refused(train, tokenizer, tmp_path):
