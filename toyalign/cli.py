@@ -19,9 +19,10 @@ import tyro
 from toyalign import __version__
 from toyalign.errors import ToyalignError, unknown
 from toyalign.files import write
-from toyalign.llm_command import Audit, Diagnose, Train, audit, diagnose, train
+from toyalign.llm_command import Audit, Diagnose, Example, audit, diagnose, example
 from toyalign.options import File, Folder, Whole, Word, check_target, parse, with_hyperparameters
 from toyalign.run_command import Run, run
+from toyalign.train_command import Train, train
 
 ABOUT = """\
 A wind tunnel for alignment losses: see where a loss function moves the probability.
@@ -290,6 +291,7 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
     "check": (Check, check),
     "study": (Study, study),
     "reproduce": (Reproduce, reproduce),
+    "example": (Example, example),
     "train": (Train, train),
     "audit": (Audit, audit),
     "diagnose": (Diagnose, diagnose),

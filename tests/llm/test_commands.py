@@ -92,7 +92,8 @@ def test_the_predicted_sign_is_that_of_a_step(place, tokenizer):
     import torch
 
     from toyalign.llm.audit import audit
-    from toyalign.llm.data import Collator, prepare
+    from toyalign.llm.batches import Collator
+    from toyalign.llm.data import prepare
     from toyalign.llm.logprobs import score
 
     alike = {"prompt": "a", "chosen": " b c d e f g", "rejected": " h c d e f g"}
@@ -154,7 +155,7 @@ def test_every_mistake_is_one_line(place, failed):
     assert "there is no data file 'no.jsonl'" in failed(
         "train", "dpo", "--model", "model", "--data", "no.jsonl"
     )
-    assert "reinforce learns from samples" in failed("train", "reinforce", *base)
+    assert "reinforce learns from the policy's own responses: it needs a reward" in failed("train", "reinforce", *base)
     assert "--batch must be at least 1" in failed("train", "dpo", *base, "--batch", 0)
     assert "does not divide the 8 rows" in failed("train", "dpo", *base, "--accumulate", 3)
     assert "--beta takes one value here" in failed("train", "dpo", *base, "--beta", 0.1, 0.2)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from toyalign.errors import ToyalignError
-from toyalign.llm.data import Collator, prepare, read_rows
+from toyalign.llm.batches import Collator
+from toyalign.llm.data import prepare, read_rows
 
 GOOD = {"prompt": "a b", "chosen": " c d", "rejected": " c e"}
 
@@ -53,9 +54,9 @@ def test_plain_text_labels_rewards_and_prompts(tokenizer):
     text = one(tokenizer, {"text": "a b"}, "demonstrations")
     assert len(text.prompt) == 1 and words(tokenizer, text.responses[0]) == "a b </s>"
     labelled = {"prompt": "a", "completion": " b", "label": True}
-    assert one(tokenizer, labelled, "labelled").value == 1.0
+    assert one(tokenizer, labelled, "labelled").values == {"labels": 1.0}
     rewarded = {"prompt": "a", "completion": " b", "reward": -0.5}
-    assert one(tokenizer, rewarded, "samples").value == -0.5
+    assert one(tokenizer, rewarded, "samples").values == {"rewards": -0.5}
     assert one(tokenizer, {"prompt": "a"}, "prompts").responses == ()
 
 
@@ -169,4 +170,4 @@ def test_a_batch_has_the_chosen_first_and_marks_its_completions(tokenizer):
     assert batch["completion_mask"].sum(1).tolist() == [3, 2, 3, 4]
     assert batch["attention_mask"].sum(1).tolist() == [5, 3, 5, 5]
     assert batch["numbers"].tolist() == [1, 2]
-    assert torch.equal(batch["values"], torch.zeros(2))
+    assert torch.equal(batch["sides"], torch.tensor([[0, 1], [2, 3]]))

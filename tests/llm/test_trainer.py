@@ -50,7 +50,7 @@ def test_accumulation_changes_nothing_but_rounding(train, objective):
 
 def test_an_adapter_is_its_own_reference(train):
     trainer = train("dpo", model=adapted())
-    assert trainer.reference is None
+    assert trainer.scorer.reference is None
     copied = train("dpo", model=adapted(), reference=tiny())
     assert losses(trainer) == pytest.approx(losses(copied), abs=1e-6)
     assert losses(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
@@ -146,7 +146,7 @@ def test_what_cannot_be_trained_is_refused(train, tokenizer, tmp_path):
         train("dpoo")
     with pytest.raises(ToyalignError, match="unknown hyperparameter of dpo 'bata'; did you mean"):
         train("dpo", hyper={"bata": 1})
-    with pytest.raises(ToyalignError, match="reinforce learns from samples"):
+    with pytest.raises(ToyalignError, match="reinforce learns from the policy's own responses"):
         train("reinforce")
     with pytest.raises(ToyalignError, match="dpo learns from pairs, with 2 response"):
         train("dpo", rows=[{"prompt": "a", "completion": " b"}], kind="demonstrations")

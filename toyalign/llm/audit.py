@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from toyalign.errors import ToyalignError
-from toyalign.llm.data import Collator, Example
+from toyalign.llm.batches import TEXTS, Collator
+from toyalign.llm.data import Example
 from toyalign.llm.logprobs import head_of, score
 from toyalign.similarity import ches, edit_distance
 
@@ -76,12 +77,11 @@ def audit(examples: Sequence[Example], model: Any = None, pad: int = 0) -> Audit
 
 def _scored(model: Any, example: Example, pad: int) -> tuple[float, float, float]:
     """Gap, CHES and slope of a pair."""
-    batch = {name: value.to(model.device) for name, value in Collator(pad)([example]).items()}
+    batch = {name: text.to(model.device) for name, text in Collator(pad).texts([example]).items()}
     states: list[torch.Tensor] = []
     hook = head_of(model).register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     try:
-        names = ("input_ids", "attention_mask", "completion_mask")
-        found, _ = score(model, *(batch[name] for name in names))
+        found, _ = score(model, *(batch[name] for name in TEXTS))
     finally:
         hook.remove()
     chosen, rejected = found.logps.sum(-1)

@@ -2,7 +2,8 @@
 
 A row has one of these shapes, in text or as chat messages (lists of role and content):
 
-    prompt, chosen, rejected        pairs; without `prompt` the common beginning is the prompt
+    prompt, chosen, rejected        pairs; without `prompt` the common beginning is the prompt;
+                                    with chosen_rewards and rejected_rewards if a loss asks for them
     prompt, completion              demonstrations
     prompt, completion, label       labelled responses (true or false)
     prompt, completion, reward      responses with a reward
@@ -14,13 +15,12 @@ Prompt and completion are tokenised each by itself, so that no token spans the b
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from toyalign.errors import ToyalignError, unknown
@@ -42,16 +42,25 @@ class Example:
     Args:
         prompt: tokens of the prompt.
         responses: tokens of the response, or of the chosen and the rejected one, with their end.
-        value: label or reward, where the kind has one.
+        values: what came with the row, by its name in the glossary: `labels`, `rewards`, …
         number: of the row in the data, from 1.
-        text: the prompt as the model reads it, for generation and reward functions.
+        text: the prompt as the model reads it, for reward functions.
+        columns: the row itself where it is a prompt, for reward functions.
+        behind: tokens of the prompt with a quality prompt before it, where one was asked for.
+        other: tokens of a response to another prompt, for an estimate of the KL divergence.
+        scores: the reference's log-probability of every token, [token] for each response, by the
+            way the example was looked at; where they were computed beforehand.
     """
 
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
-    value: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
     number: int = 0
     text: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    behind: tuple[int, ...] = ()
+    other: tuple[int, ...] = ()
+    scores: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass
@@ -130,7 +139,9 @@ def prepare(
         kind: a key of `COLUMNS`.
         max_length: most tokens of prompt and response. Prompts lose their beginning.
         cut_completions: let a completion that does not fit lose its end; else it is an error.
-        quality: text that is put before every prompt (the quality prompt of Sr-DPO).
+        quality: a quality prompt (Yu et al. 2024, arXiv 2405.21040), put before the text of the
+            query: every example gets its prompt once more behind it. Of chat messages it goes
+            before the first one of the user.
 
     Raises:
         ToyalignError: naming every kind of bad row by number and reason, before any is used.
@@ -144,14 +155,19 @@ def prepare(
     examples, report, bad = [], Report(rows=len(rows)), []
     for number, row in enumerate(rows, 1):
         try:
-            prompt, completions, value = _read(row, kind, tokenizer)
-            text = quality + prompt
+            text, completions = _read(row, kind, tokenizer)
             ids = _prompt_ids(tokenizer, text)
             responses = tuple(_response_ids(tokenizer, completion) for completion in completions)
             if len(set(responses)) < len(responses):
                 raise ToyalignError("chosen and rejected are the same")
             ids, responses = _fitted(ids, responses, max_length, cut_completions, number, report)
-            examples.append(Example(ids, responses, value, number, text))
+            behind: tuple[int, ...] = ()
+            if quality:
+                longer = _prompt_ids(tokenizer, _read(row, kind, tokenizer, quality)[0])
+                behind, _ = _fitted(longer, responses, max_length, False, number, Report())
+            rest = dict(row) if kind == "prompts" else {}
+            values = _values(row, kind)
+            examples.append(Example(ids, responses, values, number, text, rest, behind))
         except ToyalignError as error:
             bad.append(f"row {number}: {error}")
     if bad:
@@ -160,8 +176,10 @@ def prepare(
     return examples, report
 
 
-def _read(row: Mapping[str, Any], kind: str, tokenizer: Any) -> tuple[str, list[str], float]:
-    """Prompt and completions as text, and the value of a row."""
+def _read(
+    row: Mapping[str, Any], kind: str, tokenizer: Any, quality: str = ""
+) -> tuple[str, list[str]]:
+    """Prompt and completions as text, the prompt behind a quality prompt if there is one."""
     row = {name: value for name, value in row.items() if value is not None}
     if "messages" in row and "completion" not in row:
         row = {**row, "prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
@@ -177,7 +195,7 @@ def _read(row: Mapping[str, Any], kind: str, tokenizer: Any) -> tuple[str, list[
             raise ToyalignError(f"{name} must be text or messages, not {type(row[name]).__name__}")
     if prompt is None and kind == "pairs":
         prompt, sides = _common(sides)
-    prompt = "" if prompt is None else prompt
+    prompt = _behind(quality, "" if prompt is None else prompt)
     if isinstance(prompt, str) and all(isinstance(side, str) for side in sides):
         texts = list(sides)
     else:
@@ -186,23 +204,41 @@ def _read(row: Mapping[str, Any], kind: str, tokenizer: Any) -> tuple[str, list[
         raise ToyalignError("a completion is empty")
     if kind == "prompts" and not prompt.strip():
         raise ToyalignError("the prompt is empty")
-    return prompt, texts, _value(row, kind)
+    return prompt, texts
 
 
-def _value(row: Mapping[str, Any], kind: str) -> float:
+def _behind(quality: str, prompt: Any) -> Any:
+    """A prompt with a quality prompt before the query."""
+    if isinstance(prompt, str):
+        return quality + prompt
+    messages = [dict(message) for message in prompt]
+    query = next((m for m in messages if m.get("role") == "user"), messages[0] if messages else {})
+    query["content"] = quality + str(query.get("content", ""))
+    return messages
+
+
+def _values(row: Mapping[str, Any], kind: str) -> dict[str, float]:
+    """What a loss may ask for besides the responses, by its name in the glossary."""
     if kind == "labelled":
         if row["label"] not in (True, False, 0, 1):
             raise ToyalignError(f"label must be true or false, not {row['label']!r}")
-        return float(row["label"])
+        return {"labels": float(row["label"])}
     if kind == "samples":
-        try:
-            reward = float(row["reward"])
-        except (TypeError, ValueError):
-            raise ToyalignError(f"reward must be a number, not {row['reward']!r}") from None
-        if not math.isfinite(reward):
-            raise ToyalignError(f"reward must be finite, not {reward}")
-        return reward
-    return 0.0
+        return {"rewards": _number(row["reward"], "reward")}
+    rewards = ("chosen_rewards", "rejected_rewards")
+    if kind == "pairs" and all(row.get(name) is not None for name in rewards):
+        return {name: _number(row[name], name) for name in rewards}
+    return {}
+
+
+def _number(given: Any, name: str) -> float:
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        raise ToyalignError(f"{name} must be a number, not {given!r}") from None
+    if not math.isfinite(number):
+        raise ToyalignError(f"{name} must be finite, not {number}")
+    return number
 
 
 def _common(sides: list[Any]) -> tuple[Any, list[Any]]:
@@ -294,39 +330,3 @@ def _fitted(
         report.cut_prompts.append(number)
         prompt = prompt[-room:]
     return prompt, responses
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Examples to padded tensors: of pairs all chosen responses first, then all rejected ones.
-
-    Args:
-        pad: the padding token.
-    """
-
-    pad: int
-
-    def __call__(self, examples: Iterable[Example]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask`, `completion_mask` [row, token], `values`, `numbers`."""
-        rows = list(examples)
-        sides = max(1, len(rows[0].responses))
-        texts = [
-            (row.prompt, row.responses[side] if row.responses else ())
-            for side in range(sides)
-            for row in rows
-        ]
-        long = max(len(prompt) + len(response) for prompt, response in texts)
-        ids = torch.full((len(texts), long), self.pad)
-        attention, completion = torch.zeros_like(ids), torch.zeros_like(ids)
-        for place, (prompt, response) in enumerate(texts):
-            count = len(prompt) + len(response)
-            ids[place, :count] = torch.tensor(prompt + response)
-            attention[place, :count] = 1
-            completion[place, len(prompt) : count] = 1
-        return {
-            "input_ids": ids,
-            "attention_mask": attention,
-            "completion_mask": completion,
-            "values": torch.tensor([row.value for row in rows]),
-            "numbers": torch.tensor([row.number for row in rows]),
-        }

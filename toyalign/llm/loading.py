@@ -20,7 +20,7 @@ def load(name: str, rank: int | None = None, seed: int = 0) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM
 
-    model, tokenizer = _from(AutoModelForCausalLM, name), load_tokenizer(name)
+    model, tokenizer = from_pretrained(AutoModelForCausalLM, name), load_tokenizer(name)
     if rank is None:
         return model, tokenizer
     if rank < 1:
@@ -40,10 +40,15 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    return _from(AutoTokenizer, name)
+    return from_pretrained(AutoTokenizer, name)
 
 
-def _from(cls: Any, name: str) -> Any:
+def from_pretrained(cls: Any, name: str) -> Any:
+    """Load a model or a tokenizer with a class of `transformers`.
+
+    Raises:
+        ToyalignError: in one line, if there is nothing of that name, or it is something else.
+    """
     try:
         return cls.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -9,8 +9,8 @@ The gradient is written out: for a token y with logits z, d log p(y) / dz = oneh
 backward pass needs one softmax and no second entropy.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,8 @@ class _Taken(torch.autograd.Function):
         ctx.save_for_backward(states, weight, bias, tokens)
         ctx.chunk = chunk
         kind = torch.float64 if states.dtype == torch.float64 else torch.float32
-        logps, entropies = torch.zeros(2, len(tokens), dtype=kind, device=states.device)
+        logps = torch.zeros(len(tokens), dtype=kind, device=states.device)
+        entropies = torch.zeros_like(logps)
         for part in _parts(len(tokens), chunk):
             log_probs = torch.log_softmax(_logits(states[part], weight, bias), -1)
             logps[part] = log_probs.gather(-1, tokens[part].unsqueeze(-1)).squeeze(-1)
@@ -191,22 +192,32 @@ def score(
     return Scores(found[..., 0], found[..., 1].detach()), None
 
 
-@contextmanager
 def _scoring(
     model: nn.Module, targets: Tensor, mask: Tensor, chunk: int, entropy: bool
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Let the head return, instead of logits, the scores of given tokens, [row, token − 1, 2]."""
-    head = head_of(model)
 
-    def forward(hidden: Tensor) -> Tensor:
+    def scores(hidden: Tensor, head: Any) -> Tensor:
         found = token_logps(
             hidden[:, :-1], head.weight, targets, mask,
             bias=getattr(head, "bias", None), chunk=chunk, entropy=entropy,
         )  # fmt: skip
         return torch.stack([found.logps, found.entropy], -1)
 
+    return exchanged_head(model, scores)
+
+
+@contextmanager
+def exchanged_head(model: nn.Module, forward: Callable[[Tensor, Any], Tensor]) -> Iterator[None]:
+    """Let the model's head compute something else from the hidden states, while this lasts.
+
+    Args:
+        model: a causal language model, possibly wrapped.
+        forward: takes the hidden states [row, token, width] and the head.
+    """
+    head = head_of(model)
     own = head.forward
-    head.forward = forward
+    head.forward = lambda hidden: forward(hidden, head)
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +16,20 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from toyalign.errors import ToyalignError
-from toyalign.glossary import parts
-from toyalign.llm.data import Collator, Example
-from toyalign.llm.logprobs import CHUNK, Scores, score, unwrapped
+from toyalign.llm.batches import Batch, Collator, pad_of
+from toyalign.llm.checkpoints import Marked, last_whole
+from toyalign.llm.data import Example
+from toyalign.llm.logged import coefficients, measures
+from toyalign.llm.logprobs import CHUNK, Scores, unwrapped
+from toyalign.llm.online import OnPolicy
+from toyalign.llm.own import Own
+from toyalign.llm.reference import scored_beforehand
+from toyalign.llm.rows import rows_for
+from toyalign.llm.scorer import Scorer
 from toyalign.objectives import Loss, Objective, get_objective
-from toyalign.objectives.coefficients import compose
+from toyalign.plan import settled_view
+from toyalign.views import Residual
 
-OFFLINE = ("pairs", "demonstrations", "labelled")
-SIDES = {"pairs": ("chosen_", "rejected_")}
 START = 1e-3  # how far the first loss may lie from its value at policy = reference, relatively
 
 
@@ -33,21 +40,26 @@ class AlignmentTrainer(Trainer):
         model: a model of `transformers` or peft, or what `from_pretrained` takes.
         objective: a registered name, `path/to/file.py:function`, or a function.
         args: training arguments; columns are never removed, whatever they say.
-        train_dataset: examples from `llm.data.prepare`, of the objective's kind.
+        train_dataset: examples from `llm.data.prepare`, of the objective's kind; prompts, if the
+            policy writes its own responses.
         eval_dataset: the same, to be looked at.
         processing_class: the tokenizer.
         hyper: hyperparameters of the objective.
         reference: the frozen reference; if not given, the model without its adapter, or a copy of
             it as it is now. Objectives without a reference need none.
+        precompute: a file: score the reference once, keep its scores there and not the reference.
+        on_policy: how the policy's own responses are collected and judged.
+        view: the residual view's settings, of an objective that has it (`ift`).
         chunk: tokens whose logits exist at once.
         **trainer: further arguments of `transformers.Trainer`.
 
     Raises:
-        ToyalignError: for an unknown objective or hyperparameter, data of another kind, or an
-            objective that learns from rewards or whole distributions alone.
+        ToyalignError: for an unknown objective or hyperparameter, data that has not what the
+            objective asks for, or the scores of another reference.
 
     Rows of a batch weigh alike, over the whole accumulated batch and all processes; the tokens of a
-    loss per token likewise. So accumulation and processes change nothing but rounding.
+    loss per token likewise. So accumulation and processes change nothing but rounding, unless a
+    loss looks at the other rows of its batch (`aot`).
     """
 
     loss_is_scaled_for_ga = True
@@ -63,19 +75,18 @@ class AlignmentTrainer(Trainer):
         processing_class: Any,
         hyper: Mapping[str, Any] | None = None,
         reference: nn.Module | None = None,
+        precompute: str | Path | None = None,
+        on_policy: OnPolicy | None = None,
+        view: Residual | None = None,
         chunk: int = CHUNK,
         **trainer: Any,
     ):
-        self.card = get_objective(objective)
-        self.hyper = self.card.settings(dict(hyper or {}))
-        if self.card.kind not in OFFLINE:
-            raise ToyalignError(
-                f"{self.card.name} learns from {self.card.kind}, and this trainer from "
-                f"{', '.join(OFFLINE)}"
-            )
-        self.sides = SIDES.get(self.card.kind, ("",))
-        _check(train_dataset, self.card, len(self.sides))
-        self._chunk, self._whole = chunk, any(parts(n)[2] == "log_probs" for n in self.card.needs)
+        self.card = card = get_objective(objective)
+        self.hyper = card.settings(dict(hyper or {}))
+        self.scorer = Scorer(card, settled_view(view, card), chunk)
+        sets = [rows_for(card, rows, on_policy) for rows in (train_dataset, eval_dataset) if rows]
+        if not sets:
+            raise ToyalignError("there are no rows to train on")
         self._metrics: dict[str, list[float]] = defaultdict(list)
         self._seen: tuple[int, float] | None = None
         self.start: tuple[float, float] | None = None  # the first loss, and what it should be
@@ -86,138 +97,147 @@ class AlignmentTrainer(Trainer):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         args.remove_unused_columns = False
-        pad = processing_class.pad_token_id
         super().__init__(
             model=network,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=sets[0],
+            eval_dataset=sets[1] if len(sets) > 1 else None,
             processing_class=processing_class,
-            data_collator=Collator(processing_class.eos_token_id if pad is None else pad),
+            data_collator=Collator(pad_of(processing_class)),
             **trainer,
         )
-        self.reference = self._frozen(reference)
+        self.own: Own | None = None
+        if on_policy is not None:
+            place = self.accelerator.process_index
+            self.own = Own(on_policy, card, sets, processing_class, args.seed, place)
+            self.add_callback(self.own)
+        self.add_callback(Marked)
+        if not self.scorer.compares:
+            return
+        if precompute is not None:
+            self._precompute(self.model if reference is None else reference, Path(precompute))
+        elif reference is not None or not hasattr(self.model, "disable_adapter"):
+            frozen = copy.deepcopy(unwrapped(network)) if reference is None else reference
+            frozen.eval().requires_grad_(False)
+            self.scorer.reference = self.accelerator.prepare_model(frozen, evaluation_mode=True)
 
     # --- the loss
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
         """The objective's loss, a share of the mean over the whole accumulated batch."""
-        tensors, scores = self.tensors(model, inputs)
-        values = self.card.fn(**tensors, **self.hyper)
-        rows = len(inputs["values"])
-        masks = self._masks(inputs)
-        mask = masks[self.sides[0]]
-        if values.ndim == 3:
-            values = values * mask
-            own = mask.sum()
-        else:
-            own = values.new_tensor(float(rows))
+        tensors, scores = self.scorer.tensors(model, inputs, self.state.global_step)
+        values, rows = self.card.fn(**tensors, **self.hyper), inputs["sides"].shape[1]
         if tuple(values.shape[:2]) != (1, rows):
             raise ToyalignError(
                 f"{self.card.name} returned shape {list(values.shape)}, but must return one value "
                 f"per row, [1, {rows}], or per token: take no mean and no sum"
             )
+        weighted, own = self._weighted(values, inputs)
         total = own if num_items_in_batch is None else num_items_in_batch[values.ndim - 2]
-        loss = values.sum() / total
+        loss = weighted.sum() / total.clamp(min=1)
         if num_items_in_batch is not None:  # processes average their gradients
             loss = loss * self.accelerator.num_processes
-        self._note(tensors, masks, values.detach().sum() / own, scores, model.training)
+        self._note(tensors, inputs, weighted, own, scores, model.training)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
-    def tensors(
-        self, model: nn.Module, inputs: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Scores]:
-        """The named tensors that the loss asks for, [1, row] or [1, row, token], and the scores."""
-        masks = self._masks(inputs)
-        scores, whole = self._scored(model, inputs)
-        tokens = self._split(scores.logps)
-        data: dict[str, Tensor] = {"labels": inputs["values"][None]}
-        if self.needs_reference:
-            with torch.no_grad():
-                frozen, frozen_whole = self._scored_by_reference(model, inputs)
-            tokens |= {f"ref_{side}": part for side, part in self._split(frozen.logps).items()}
-            data |= self._distributions("ref_", frozen_whole)
-            ratios = (scores.logps - frozen.logps).detach().sum(-1)
-            data["mean_log_ratio"] = ratios.mean().view(1, 1)
-            # KTO's estimate wants responses to other prompts; the batch's own stand in for them.
-            data["kl_estimate"] = ratios.mean().clamp(min=0).view(1, 1)
-        data |= self._distributions("", whole)
-        return compose(self.card.needs, tokens, masks, data), scores
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the objective compares with a frozen reference."""
-        compared = ("ref_", "mean_log_ratio", "kl_estimate")
-        return any(name.startswith(compared) for name in self.card.needs)
-
-    def _scored(
-        self, model: nn.Module, inputs: Mapping[str, Tensor]
-    ) -> tuple[Scores, Tensor | None]:
-        names = ("input_ids", "attention_mask", "completion_mask")
-        return score(model, *(inputs[n] for n in names), chunk=self._chunk, whole=self._whole)
-
-    def _scored_by_reference(
-        self, model: nn.Module, inputs: Mapping[str, Tensor]
-    ) -> tuple[Scores, Tensor | None]:
-        if self.reference is not None:
-            return self._scored(self.reference, inputs)
-        plain = self.accelerator.unwrap_model(model)
-        with plain.disable_adapter():
-            return self._scored(model, inputs)
-
-    def _split(self, values: Tensor) -> dict[str, Tensor]:
-        """[side · row, token] to [1, row, token] by side."""
-        return dict(zip(self.sides, values.unsqueeze(0).chunk(len(self.sides), 1), strict=True))
-
-    def _masks(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._split(inputs["completion_mask"][:, 1:].float())
-
-    def _distributions(self, prefix: str, whole: Tensor | None) -> dict[str, Tensor]:
-        if whole is None:
-            return {}
-        return {f"{prefix}{side}log_probs": part for side, part in self._split(whole).items()}
-
-    def _frozen(self, reference: nn.Module | None) -> nn.Module | None:
-        """The reference model, prepared; None for the policy without its adapter."""
-        if not self.needs_reference:
-            return None
-        if reference is None:
-            if hasattr(self.model, "disable_adapter"):
-                return None
-            assert self.model is not None
-            reference = copy.deepcopy(unwrapped(self.model))
-        reference.eval().requires_grad_(False)
-        prepared: nn.Module = self.accelerator.prepare_model(reference, evaluation_mode=True)
-        return prepared
+    def _precompute(self, reference: Any, path: Path) -> None:
+        """Score all rows with the reference; the first process does it, the others read it."""
+        if self.scorer.whole:
+            raise ToyalignError(
+                f"{self.card.name} needs the reference's whole distributions, which are too large "
+                "to be scored beforehand"
+            )
+        if self.own is not None:
+            raise ToyalignError(
+                "the policy's own responses cannot be scored before they are written"
+            )
+        places = {
+            "train_dataset": path,
+            "eval_dataset": path.with_name(f"{path.stem}-eval{path.suffix}"),
+        }
+        self.scorer.beforehand = True
+        with self.accelerator.main_process_first():
+            for name, place in places.items():
+                rows = getattr(self, name)
+                if rows:
+                    scored = scored_beforehand(
+                        rows, reference.to(self.args.device), self.processing_class, place,
+                        batch=self.args.per_device_train_batch_size, chunk=self.scorer.chunk,
+                    )  # fmt: skip
+                    setattr(self, name, scored)
 
     # --- hooks of the trainer
 
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train; True goes on from the last checkpoint that was written to its end."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_whole(Path(str(self.args.output_dir))))
+        if isinstance(resume_from_checkpoint, str) and self.own is not None:
+            self.own.restore(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Any]:
+    ) -> tuple[list[Batch], Any]:
         """The micro-batches of a step, and their rows and tokens over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = sum(len(batch["values"]) for batch in batches)
-        first = [batch["completion_mask"][: len(batch["values"])] for batch in batches]
-        counts = torch.tensor([rows, sum(int(m.sum()) for m in first)], dtype=torch.float32)
-        gathered = self.accelerator.gather(counts.to(device).unsqueeze(0))
-        return batches, gathered.sum(0)
+        if self.own is not None and batches:
+            batches = self._written(self.own, batches)
+        batches = self._with_means(self.model_wrapped, batches)
+        first, counts = self.scorer.sides[0], torch.zeros(2, device=device)
+        for batch in batches:
+            tokens = batch["weights"].unsqueeze(-1) * self.scorer.masks(batch)[first][0]
+            counts += torch.stack([batch["weights"].sum(), tokens.sum()])
+        return batches, self.accelerator.gather(counts[None]).sum(0)
+
+    def _written(self, own: Own, asked: list[Batch]) -> list[Batch]:
+        """The policy's own responses for a step, new ones or those that are to be used again."""
+        batches, said = own.batches(self.model_wrapped, asked, self.state.global_step)
+        for name, value in said.items():
+            self._metrics[name].append(value)
+        if said and own.settings.fresh_every > 1:  # who wrote them will be gone
+            with torch.no_grad():
+                for batch in batches:
+                    seen = self._prepare_inputs(batch)
+                    batch["old_logps"] = self.scorer.policy(self.model_wrapped, seen)[0].logps
+        return batches
+
+    def _with_means(self, model: Any, batches: Sequence[Batch]) -> list[Batch]:
+        """The batches on the device, with the means over all rows that the loss asks for."""
+        ready: list[Batch] = [self._prepare_inputs(batch) for batch in batches]
+        for name in self.scorer.means:
+            sums = self.scorer.log_ratios(name, model, ready)
+            total, count = self.accelerator.gather(sums[None]).sum(0)
+            mean = (total / count).clamp(min=0 if name == "kl_estimate" else None).view(1)
+            for batch in ready:
+                batch["data"] = {**batch["data"], name: mean}
+        return ready
 
     def prediction_step(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Batch,
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The loss of an evaluation batch; its metrics are logged as those of training are."""
-        inputs = self._prepare_inputs(inputs)
+        if self.own is not None:
+            place = (self.state.global_step, int(inputs["numbers"][0]))
+            inputs, said = self.own.written(model, inputs, place, evaluate=True)
+            for name, value in said.items():
+                self._metrics[f"eval_{name}"].append(value)
+        (inputs,) = self._with_means(model, [inputs])
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
@@ -241,20 +261,26 @@ class AlignmentTrainer(Trainer):
     def _note(
         self,
         tensors: Mapping[str, Tensor],
-        masks: Mapping[str, Tensor],
-        loss: Tensor,
+        inputs: Batch,
+        weighted: Tensor,
+        own: Tensor,
         scores: Scores,
         training: bool,
     ) -> None:
         """Keep this batch's numbers for the next log; at the very first step, check the loss."""
+        mask = inputs["completion_mask"][:, 1:]
         found = measures(tensors, float(self.hyper.get("beta", 1.0)))
-        found["entropy"] = float(scores.entropy.sum() / sum(m.sum() for m in masks.values()))
+        found["entropy"] = float(scores.entropy.sum() / mask.sum())
+        if weighted.requires_grad:
+            sides = dict(zip(self.scorer.sides, inputs["sides"], strict=True))
+            found |= coefficients(weighted, scores.logps, mask, sides)
         for name, value in found.items():
             self._metrics[f"{'' if training else 'eval_'}{name}"].append(value)
         first = training and self.state.global_step == 0 and self.start is None
-        if first and self.needs_reference:
-            self.start = (float(loss), self._at_reference(tensors, masks[self.sides[0]]))
-            said, known = self.start
+        if first and self.scorer.compares:
+            known = self._at_reference(tensors, inputs)
+            said = float(weighted.detach().sum() / own.clamp(min=1))
+            self.start = (said, known)
             if abs(said - known) > START * max(1.0, abs(known)):
                 warnings.warn(
                     f"{self.card.name} starts at {said:.6g}, but is {known:.6g} where policy = "
@@ -263,7 +289,7 @@ class AlignmentTrainer(Trainer):
                     stacklevel=2,
                 )
 
-    def _at_reference(self, tensors: Mapping[str, Tensor], mask: Tensor) -> float:
+    def _at_reference(self, tensors: Mapping[str, Tensor], inputs: Batch) -> float:
         """The mean loss of these rows if the policy were the reference."""
         same = {
             name: tensors[f"ref_{name}"] if f"ref_{name}" in tensors else value
@@ -275,55 +301,16 @@ class AlignmentTrainer(Trainer):
             if n in ("mean_log_ratio", "kl_estimate")
         }
         with torch.no_grad():
-            values = self.card.fn(**same, **self.hyper)
+            weighted, own = self._weighted(self.card.fn(**same, **self.hyper), inputs)
+        return float(weighted.sum() / own.clamp(min=1))
+
+    def _weighted(self, values: Tensor, inputs: Batch) -> tuple[Tensor, Tensor]:
+        """A loss per row or per token times the weights, and what their sum is a mean over."""
         if values.ndim == 3:
-            return float((values * mask).sum() / mask.sum())
-        return float(values.mean())
+            mask = self.scorer.masks(inputs)[self.scorer.sides[0]]
+            shares = inputs["weights"][None, :, None] * mask
+            return values * shares, shares.sum()
+        return values * inputs["weights"], inputs["weights"].sum()
 
 
-def measures(tensors: Mapping[str, Tensor], beta: float) -> dict[str, float]:
-    """What to log of a batch: the field's names, and who fell.
-
-    Args:
-        tensors: what the loss was given.
-        beta: by which log-ratios are multiplied to be called rewards.
-    """
-
-    def total(name: str) -> Tensor | None:
-        if name in tensors:
-            return tensors[name].detach()
-        per_token = tensors.get(name.replace("logps", "token_logps"))
-        return None if per_token is None else per_token.detach().sum(-1)
-
-    found: dict[str, float] = {}
-    ratios = {}
-    for side in ("chosen", "rejected", ""):
-        key = f"{side}_logps" if side else "logps"
-        logps, frozen = total(key), total(f"ref_{key}")
-        if logps is not None:
-            found[f"logps/{side}" if side else "logps"] = float(logps.mean())
-        if logps is not None and frozen is not None:
-            ratios[side] = logps - frozen
-            found[f"rewards/{side}" if side else "rewards"] = float(beta * ratios[side].mean())
-            found[f"{side}/fell" if side else "fell"] = float((ratios[side] < 0).float().mean())
-    if {"chosen", "rejected"} <= set(ratios):
-        margin = ratios["chosen"] - ratios["rejected"]
-        found["rewards/margins"] = float(beta * margin.mean())
-        found["rewards/accuracies"] = float((margin > 0).float().mean())
-        both = (ratios["chosen"] < 0) & (ratios["rejected"] < 0)
-        found["both/fell"] = float(both.float().mean())
-    return found
-
-
-def _check(examples: Sequence[Example], card: Objective, sides: int) -> None:
-    if not examples:
-        raise ToyalignError("there are no rows to train on")
-    have = len(examples[0].responses)
-    if have != sides:
-        raise ToyalignError(
-            f"{card.name} learns from {card.kind}, with {sides} response(s) per row, and the data "
-            f"has {have}"
-        )
-
-
-__all__ = ["AlignmentTrainer", "measures"]
+__all__ = ["AlignmentTrainer"]
