@@ -3,8 +3,8 @@
 The same random Llama of 19.5 million parameters, the same tokenizer, pairs, order and settings on
 both sides, each used as a user would use it. Every cell is a process of its own with one thread;
 the two sides take turns. Time is CPU time of the process per step after some steps of warm-up.
-Memory is the process's peak from then on above what it held when trainer, policy and reference were
-imported and built. The logged losses of the two sides are compared step by step, and once more on
+Memory is the peak while the trainer is made and trains, above what the process held before, with
+everything imported and policy and reference built. The logged losses of the two sides are compared step by step, and once more on
 short completions: a sum of 500 nats has steps of 3e-5 in float32, and no loss is finer than that.
 
     python benchmarks/trl_cpu.py                                # everything, half an hour if alone
