@@ -5,8 +5,8 @@ both sides, each used as a user would use it. Every cell is a process of its own
 the two sides take turns. Time is CPU time of the process per step after some steps of warm-up.
 Memory is the peak while the trainer is made and trains, above what the process held before, with
 everything imported and policy and reference built. The logged losses of the two sides are compared
-step by step, and once more on short completions: a sum of 500 nats has steps of 3e-5 in float32, and
-no loss is finer than that.
+step by step, and once more on short completions: a sum of 500 nats has steps of 3e-5 in float32,
+and no loss is finer than that.
 
     python benchmarks/trl_cpu.py                                # everything, half an hour if alone
     python benchmarks/trl_cpu.py --rounds 1 --modes lora --pairs 2    # one row, half a minute
