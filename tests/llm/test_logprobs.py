@@ -55,6 +55,40 @@ def test_small_types_are_summed_in_float32():
     torch.testing.assert_close(found.logps, expected, atol=1e-6, rtol=0)
 
 
+def test_autocast_gives_the_gradients_of_its_own_forward_pass():
+    hidden, weight, targets, mask = drawn(dtype=torch.float32)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logps(*leaves, targets, mask, chunk=1000).logps
+        logits = torch.nn.functional.linear(*leaves)
+    assert logits.dtype == torch.bfloat16 and found.dtype == torch.float32
+    log_probs = torch.log_softmax(logits.float(), -1)
+    expected = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) * mask
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    for one, other in zip(
+        torch.autograd.grad(found.sum(), leaves),
+        torch.autograd.grad(expected.sum(), leaves),
+        strict=True,
+    ):  # to the eight bits of what is summed
+        torch.testing.assert_close(one, other, atol=2**-8 * float(other.abs().max()), rtol=0)
+
+
+def test_a_logit_of_minus_infinity_has_no_share_in_the_entropy():
+    hidden, weight, targets, mask = drawn()
+    bias = torch.zeros(11, dtype=torch.float64)
+    bias[10] = -torch.inf
+    found = token_logps(hidden, weight, targets % 10, mask, bias=bias)
+    _, entropy = plain(hidden, weight[:10], targets % 10, mask)
+    torch.testing.assert_close(found.entropy, entropy)
+
+
+def test_the_entropy_can_be_left_out():
+    hidden, weight, targets, mask = drawn()
+    found = token_logps(hidden, weight, targets, mask, entropy=False)
+    assert torch.equal(found.logps, token_logps(hidden, weight, targets, mask).logps)
+    assert found.entropy.abs().sum() == 0
+
+
 def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
     sizes = []
     linear = torch.nn.functional.linear

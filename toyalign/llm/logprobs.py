@@ -4,6 +4,9 @@ Logits of all positions and a large vocabulary are the largest tensor of a train
 of it is never read. Here the language-model head is applied to the hidden states of completion
 tokens alone, a chunk of them at a time, and again in the backward pass instead of being kept.
 Logits are turned to float32 before the softmax, whatever the model's type, and sums are float32.
+
+The gradient is written out: for a token y with logits z, d log p(y) / dz = onehot(y) − p. So the
+backward pass needs one softmax and no second entropy.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from toyalign.errors import ToyalignError
 
@@ -27,7 +30,8 @@ class Scores:
 
     Args:
         logps: [row, token], log-probability of the token, nats, float32 (float64 of such a model).
-        entropy: [row, token], of the distribution that it was taken from, nats, a constant.
+        entropy: [row, token], of the distribution that it was taken from, nats, a constant; zeros
+            if it was not asked for.
     """
 
     logps: Tensor
@@ -42,6 +46,7 @@ def token_logps(
     *,
     bias: Tensor | None = None,
     chunk: int = CHUNK,
+    entropy: bool = True,
 ) -> Scores:
     """Log-probabilities of tokens, from the hidden states that predict them.
 
@@ -52,6 +57,7 @@ def token_logps(
         mask: [row, token], 1 on the tokens that are wanted; no others are computed.
         bias: [vocabulary], of the head, if it has one.
         chunk: tokens whose logits exist at once.
+        entropy: also compute the entropy; it costs about as much as the softmax.
 
     Raises:
         ToyalignError: if the shapes do not fit together, or the chunk is below 1.
@@ -65,32 +71,72 @@ def token_logps(
         )
     wanted = mask.bool()
     states, tokens = hidden[wanted], targets[wanted]
-    pieces = [
-        checkpoint(_of_chunk, states[at : at + chunk], weight, bias, tokens[at : at + chunk],
-                   use_reentrant=False)
-        for at in range(0, len(tokens), chunk)
-    ]  # fmt: skip
-    kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    zeros = torch.zeros(targets.shape, dtype=kind, device=hidden.device)
-    if not pieces:  # nothing is wanted, but a gradient must still find its way
-        return Scores(zeros + 0 * hidden.sum().to(kind), zeros)
-    logps, entropy = (torch.cat(part) for part in zip(*pieces, strict=True))
-    return Scores(
-        zeros.masked_scatter(wanted, logps), zeros.masked_scatter(wanted, entropy.detach())
-    )
+    device = hidden.device.type
+    # Cast here, where autograd sees it: the backward pass runs outside of autocast.
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        kind = torch.get_autocast_dtype(device)
+        states, weight = states.to(kind), weight.to(kind)
+        bias = None if bias is None else bias.to(kind)
+    logps, entropies = _Taken.apply(states, weight, bias, tokens, chunk, entropy)
+    zeros = torch.zeros(targets.shape, dtype=logps.dtype, device=hidden.device)
+    return Scores(zeros.masked_scatter(wanted, logps), zeros.masked_scatter(wanted, entropies))
 
 
-def _of_chunk(
-    states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor
-) -> tuple[Tensor, Tensor]:
+class _Taken(torch.autograd.Function):
     """Log-probability of each token and entropy of its distribution, [token] each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        chunk: int,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(states, weight, bias, tokens)
+        ctx.chunk = chunk
+        kind = torch.float64 if states.dtype == torch.float64 else torch.float32
+        logps = torch.zeros(len(tokens), dtype=kind, device=states.device)
+        entropies = torch.zeros_like(logps)
+        for part in _parts(len(tokens), chunk):
+            log_probs = torch.log_softmax(_logits(states[part], weight, bias), -1)
+            logps[part] = log_probs.gather(-1, tokens[part].unsqueeze(-1)).squeeze(-1)
+            if entropy:  # 0·log 0 is 0
+                entropies[part] = -log_probs.exp().mul_(log_probs).nansum(-1)
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, push: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, tokens = ctx.saved_tensors
+        to_states, to_weight, to_bias = (
+            torch.zeros_like(value) if needed else None
+            for value, needed in zip((states, weight, bias), ctx.needs_input_grad, strict=False)
+        )
+        for part in _parts(len(tokens), ctx.chunk):
+            probs = torch.softmax(_logits(states[part], weight, bias), -1)
+            pull = push[part].unsqueeze(-1)
+            slope = probs.mul_(-pull).scatter_add_(-1, tokens[part].unsqueeze(-1), pull)
+            slope = slope.to(states.dtype)
+            if to_states is not None:
+                torch.mm(slope, weight, out=to_states[part])
+            if to_weight is not None:
+                to_weight.addmm_(slope.T, states[part])
+            if to_bias is not None:
+                to_bias += slope.sum(0)
+        return to_states, to_weight, to_bias, None, None, None
+
+
+def _parts(tokens: int, chunk: int) -> list[slice]:
+    return [slice(at, at + chunk) for at in range(0, tokens, chunk)]
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits = nn.functional.linear(states, weight, bias)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    log_probs = torch.log_softmax(logits, -1)
-    with torch.no_grad():
-        entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1)
-    return log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropy
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def score(
@@ -100,6 +146,7 @@ def score(
     completion_mask: Tensor,
     *,
     chunk: int = CHUNK,
+    entropy: bool = True,
     whole: bool = False,
     **inputs: Any,
 ) -> tuple[Scores, Tensor | None]:
@@ -114,6 +161,7 @@ def score(
         attention_mask: [row, token].
         completion_mask: [row, token], 1 on completion tokens.
         chunk: tokens whose logits exist at once.
+        entropy: also compute the entropy.
         whole: also return the whole distribution at every position, which needs all logits.
         **inputs: what the model is to be given besides, for example `inputs_embeds` instead of ids.
 
@@ -134,23 +182,25 @@ def score(
         logits = model(**given).logits[:, :-1]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         log_probs = torch.log_softmax(logits, -1)
-        entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1).detach() * mask
         logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) * mask
-        return Scores(logps, entropy), log_probs if whole else None
-    with _scoring(model, targets, mask, chunk):
+        entropies = torch.zeros_like(logps)
+        if entropy:
+            entropies = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1).detach() * mask
+        return Scores(logps, entropies), log_probs if whole else None
+    with _scoring(model, targets, mask, chunk, entropy):
         found = model(**given).logits
     return Scores(found[..., 0], found[..., 1].detach()), None
 
 
 def _scoring(
-    model: nn.Module, targets: Tensor, mask: Tensor, chunk: int
+    model: nn.Module, targets: Tensor, mask: Tensor, chunk: int, entropy: bool
 ) -> AbstractContextManager[None]:
     """Let the head return, instead of logits, the scores of given tokens, [row, token − 1, 2]."""
 
     def scores(hidden: Tensor, head: Any) -> Tensor:
         found = token_logps(
             hidden[:, :-1], head.weight, targets, mask,
-            bias=getattr(head, "bias", None), chunk=chunk,
+            bias=getattr(head, "bias", None), chunk=chunk, entropy=entropy,
         )  # fmt: skip
         return torch.stack([found.logps, found.entropy], -1)
 

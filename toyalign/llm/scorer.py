@@ -54,7 +54,7 @@ class Scorer:
             model, batch, self.view, step, self.chunk
         )  # fmt: skip
         with seen:
-            scores, whole = self.policy(model, batch)
+            scores, whole = self.policy(model, batch, entropy=True)
         tokens = self.split(scores.logps, batch)
         data: dict[str, Tensor] = {name: value[None] for name, value in batch["data"].items()}
         data |= self._distributions("", whole, batch)
@@ -79,12 +79,14 @@ class Scorer:
         return compose(self.card.needs, tokens, self.masks(batch), data), scores
 
     def policy(
-        self, model: nn.Module, batch: Batch, look: str = ""
+        self, model: nn.Module, batch: Batch, look: str = "", entropy: bool = False
     ) -> tuple[Scores, Tensor | None]:
         """What a model says of the texts of one of `batches.LOOKS`."""
         ids, attention, completion = (batch[f"{look}{name}"] for name in TEXTS)
-        whole = self.whole and not look
-        return score(model, ids, attention, completion, chunk=self.chunk, whole=whole)
+        return score(
+            model, ids, attention, completion,
+            chunk=self.chunk, entropy=entropy, whole=self.whole and not look,
+        )  # fmt: skip
 
     def by_reference(
         self, model: nn.Module, batch: Batch, look: str = ""

@@ -158,7 +158,7 @@ class Demonstrations(Home):
             off = nullcontext() if self.reference is not None else plain.disable_adapter()
             with torch.no_grad(), off:
                 texts = (inputs["input_ids"], inputs["attention_mask"], wanted.long())
-                seen.frozen = score(self.reference or plain, *texts)[0].logps
+                seen.frozen = score(self.reference or plain, *texts, entropy=False)[0].logps
         if seen.frozen is not None:
             tokens |= self._split("ref_", seen.frozen)
         return tokens, self._split("", mask), {}

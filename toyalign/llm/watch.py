@@ -29,23 +29,27 @@ def score_rows(
     Returns:
         For each example a tensor [token] per response, nats, on the CPU.
     """
-    training, device = model.training, next(model.parameters()).device
+    training, first = model.training, next(model.parameters())
     order = sorted(range(len(examples)), key=lambda place: _length(examples[place]))
-    found: Rows = [()] * len(examples)
+    # Made beforehand: small tensors that are kept from between large ones stop the allocator from
+    # using their memory again.
+    kind = torch.promote_types(first.dtype, torch.float32)
+    found: Rows = [
+        tuple(torch.empty(len(response), dtype=kind) for response in example.responses)
+        for example in examples
+    ]
     model.eval()
     try:
         for at in range(0, len(order), batch):
             places = order[at : at + batch]
             inputs = Collator(pad).texts([examples[place] for place in places])
-            ids, attention, completion = (inputs[name].to(device) for name in TEXTS)
+            texts = (inputs[name].to(first.device) for name in TEXTS)
             with torch.no_grad():
-                logps = score(model, ids, attention, completion, chunk=chunk)[0].logps.cpu()
-            sides = [
-                side[inside]
-                for side, inside in zip(logps, inputs["completion_mask"][:, 1:].bool(), strict=True)
-            ]
-            for row, place in enumerate(places):
-                found[place] = tuple(sides[row :: len(places)])
+                scores, _ = score(model, *texts, chunk=chunk, entropy=False)
+            inside = inputs["completion_mask"][:, 1:].bool()
+            for text, (logps, mask) in enumerate(zip(scores.logps.cpu(), inside, strict=True)):
+                side, row = divmod(text, len(places))
+                found[places[row]][side].copy_(logps[mask])
     finally:
         model.train(training)
     return found
