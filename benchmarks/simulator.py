@@ -257,8 +257,10 @@ def main() -> None:
     record = {"results": results, "growth": steps, "peak_mib": memory, "processor": processor()}
     (HERE / "results" / "simulator.json").write_text(json.dumps(record, indent=1) + "\n")
     readme = HERE / "README.md"
-    head = readme.read_text().split("<!-- measured -->")[0]
-    readme.write_text(head + "<!-- measured -->\n\n" + report(results, steps, memory))
+    head, rest = readme.read_text().split("<!-- measured -->")
+    _, tail = rest.split("<!-- end of measured -->")
+    made = f"<!-- measured -->\n\n{report(results, steps, memory)}\n<!-- end of measured -->"
+    readme.write_text(head + made + tail)
     print(f"\nwritten: {readme}")
 
 

@@ -1,6 +1,5 @@
 """The commands `example`, `audit` and `diagnose`: before and after a language model is trained."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +33,7 @@ def example(options: Example) -> None:
     folder = Path(options.name)
     if folder.exists():
         raise ToyalignError(f"{folder} is there already: name another folder")
-    print(make_example(folder, options.seed, sys.stderr.isatty()))
+    print(make_example(folder, options.seed))
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,13 @@ def audit(options: Audit) -> None:
     from toyalign.llm.batches import pad_of
     from toyalign.llm.data import sift
     from toyalign.llm.formats import read_rows
-    from toyalign.llm.loading import load, load_tokenizer
+    from toyalign.llm.loading import few_threads, load, load_tokenizer
 
     rows = read_rows(options.name)
     model, tokenizer = None, load_tokenizer(options.tokenizer)
     if options.model:
         model, tokenizer = load(options.tokenizer)
+        few_threads(model)
     examples, report = sift(
         rows, tokenizer, "pairs", max_length=options.max_length, boundaries=True
     )

@@ -166,7 +166,7 @@ def _trainer(options: Train, card: "Objective") -> tuple[Any, Any]:
     """The trainer, and what happened to the rows on the way."""
     from toyalign.llm.data import prepare
     from toyalign.llm.formats import read_rows
-    from toyalign.llm.loading import load
+    from toyalign.llm.loading import few_threads, load
     from toyalign.llm.online import OnPolicy
     from toyalign.llm.rewards import load_reward
     from toyalign.llm.rows import check_kind, data_kind
@@ -181,6 +181,7 @@ def _trainer(options: Train, card: "Objective") -> tuple[Any, Any]:
     files = [options.data, *([options.eval] if options.eval else [])]
     rows = [read_rows(file) for file in files]
     model, tokenizer = load(options.model, options.lora, options.seed)
+    few_threads(model)
     sets = [
         prepare(
             some, tokenizer, data_kind(card, own is not None), max_length=options.max_length,

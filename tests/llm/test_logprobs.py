@@ -164,3 +164,18 @@ def test_a_model_without_a_head_and_one_with_an_adapter_on_it_are_refused():
         tiny(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     )
     assert type(unwrapped(plain_adapter)).__name__ == "LlamaForCausalLM"
+
+
+def test_gradients_of_chunks_are_summed_in_single_precision():
+    # In bfloat16 a sum of hundreds of chunks would lose what is below a 256th of it.
+    torch.manual_seed(0)
+    weight = torch.randn(16, 8, dtype=torch.bfloat16)
+    hidden = torch.randn(1, 400, 8, dtype=torch.bfloat16)
+    targets, mask = torch.randint(16, (1, 400)), torch.ones(1, 400)
+    found = []
+    for chunk in (1, 400):
+        leaf = weight.clone().requires_grad_()
+        token_logps(hidden, leaf, targets, mask, chunk=chunk).logps.sum().backward()
+        found.append(leaf.grad.float())
+    # Each chunk's own product is rounded; the sum of 400 of them is not.
+    assert (found[0] - found[1]).norm() < 0.01 * found[1].norm()

@@ -150,7 +150,7 @@ def untrained(seed: int = 0, layers: int = 2, width: int = 64) -> Any:
 
 def pretrained(
     rows: Sequence[Row], folder: Path, model: Any = None, *, passes: int = 4, lr: float = 3e-3,
-    batch: int = 64, seed: int = 0, progress: bool = False,
+    batch: int = 64, seed: int = 0, progress: bool = False, **arguments: Any,
 ) -> Any:  # fmt: skip
     """Teach a model to write as the rows are written, with the trainer and the loss `sft`.
 
@@ -162,35 +162,39 @@ def pretrained(
         lr: largest learning rate of Adam; it falls to 0.
         batch: rows per step.
         seed: of the order of the rows, and of the model.
-        progress: whether to show a bar.
+        progress: whether to say how far it is.
+        **arguments: further ones of `transformers.TrainingArguments`, for example bf16.
     """
     from transformers import TrainingArguments
 
     from toyalign.llm.data import prepare
+    from toyalign.llm.progress import quiet, told
     from toyalign.llm.trainer import AlignmentTrainer
 
     reader = tokenizer()
     examples, _ = prepare(rows, reader, "demonstrations")
-    arguments = TrainingArguments(
+    settings = TrainingArguments(
         str(folder), num_train_epochs=passes, learning_rate=lr, per_device_train_batch_size=batch,
         warmup_steps=20, lr_scheduler_type="cosine", seed=seed, report_to=[], save_strategy="no",
-        logging_steps=50, disable_tqdm=not progress,
+        logging_steps=50, disable_tqdm=True, **arguments,
     )  # fmt: skip
     trainer = AlignmentTrainer(
-        untrained(seed) if model is None else model, "sft", args=arguments,
+        untrained(seed) if model is None else model, "sft", args=settings,
         train_dataset=examples, processing_class=reader,
     )  # fmt: skip
+    quiet(trainer)
+    if progress:
+        told(trainer, batch)
     trainer.train()
     return trainer.model
 
 
-def make_example(folder: Path, seed: int = 0, progress: bool = False) -> str:
+def make_example(folder: Path, seed: int = 0) -> str:
     """A folder with all that the commands take: a model, pairs, prompts and a reward.
 
     Args:
         folder: a new one; it is there whole or not at all.
         seed: of the sums, and of the model.
-        progress: whether to show a bar.
 
     Returns:
         What was made, in a sentence.
@@ -201,7 +205,7 @@ def make_example(folder: Path, seed: int = 0, progress: bool = False) -> str:
         of = chains(_TAUGHT + _ASKED, _EXAMPLE, seed)
         # By careful writers: the model knows the answers, and DPO finds it so, as after SFT.
         taught, asked = written(of[_ASKED:], seed, (ERRORS[0],) * 2), of[:_ASKED]
-        model = pretrained(taught, part, passes=_PASSES, lr=5e-3, seed=seed, progress=progress)
+        model = pretrained(taught, part, passes=_PASSES, lr=5e-3, seed=seed, progress=True)
         model.save_pretrained(part / "model")
         tokenizer().save_pretrained(part / "model")
         prompts = [{"prompt": prompt, "answer": answer} for prompt, answer in asked]

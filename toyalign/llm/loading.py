@@ -7,6 +7,8 @@ import torch
 
 from toyalign.errors import ToyalignError
 
+_SMALL = 2_000_000  # parameters
+
 
 def load(name: str, rank: int | None = None, seed: int = 0) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
@@ -80,3 +82,9 @@ def from_pretrained(cls: Any, name: str) -> Any:
             f"cannot load {name!r}: it has no {missing[0]}{more}, which a {kind} needs"
         )
     return found
+
+
+def few_threads(model: Any) -> None:
+    """Let a small model compute in one thread: on many small tensors threads only wait."""
+    if sum(parameter.numel() for parameter in model.parameters()) < _SMALL:
+        torch.set_num_threads(1)

@@ -112,10 +112,11 @@ class _Taken(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, push: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, tokens = ctx.saved_tensors
-        to_states, to_weight, to_bias = (
-            torch.zeros_like(value) if needed else None
-            for value, needed in zip((states, weight, bias), ctx.needs_input_grad, strict=False)
-        )
+        kind = push.dtype  # sums over chunks are not rounded to the model's type in between
+        needed = ctx.needs_input_grad
+        to_states = torch.zeros_like(states) if needed[0] else None
+        to_weight = torch.zeros_like(weight, dtype=kind) if needed[1] else None
+        to_bias = torch.zeros_like(bias, dtype=kind) if needed[2] else None
         for part in _parts(len(tokens), ctx.chunk):
             probs = torch.softmax(_logits(states[part], weight, bias), -1)
             pull = push[part].unsqueeze(-1)
@@ -123,10 +124,14 @@ class _Taken(torch.autograd.Function):
             slope = slope.to(states.dtype)
             if to_states is not None:
                 torch.mm(slope, weight, out=to_states[part])
-            if to_weight is not None:
+            if to_weight is not None and weight.dtype == kind:
                 to_weight.addmm_(slope.T, states[part])
+            elif to_weight is not None:
+                to_weight += slope.T @ states[part]
             if to_bias is not None:
                 to_bias += slope.sum(0)
+        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
+        to_bias = None if to_bias is None or bias is None else to_bias.to(bias.dtype)
         return to_states, to_weight, to_bias, None, None, None
 
 

@@ -21,9 +21,14 @@ def told(trainer: Trainer, rows: int) -> None:
         trainer: whose own printing is switched off.
         rows: rows of a step on each process.
     """
+    quiet(trainer)
+    trainer.add_callback(Progress(rows * trainer.args.world_size))
+
+
+def quiet(trainer: Trainer) -> None:
+    """Switch a trainer's own printing off, and the bars of loading and saving."""
     logging.disable_progress_bar()
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress(rows * trainer.args.world_size))
 
 
 class Progress(TrainerCallback):
