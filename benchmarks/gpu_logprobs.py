@@ -1,8 +1,9 @@
-"""A training step on pairs on a GPU: chunked log-probabilities against plain log-softmax.
+"""A training step on pairs on a GPU: chunked log-probabilities against other ways to get them.
 
 Random Llama models of 0.1 and 1 billion parameters with a vocabulary of 128,256, in bfloat16: four
 pairs of 2,048 tokens, half of them completion, a DPO loss, forward and backward, no optimiser and
-no reference pass. The ways take turns in every round. `--tiny` tries the script on a CPU.
+no reference pass. The ways take turns in every round: ours, plain log-softmax, and where they are
+installed TRL's fused head and Liger's fused loss. `--tiny` tries the script on a CPU.
 
     python benchmarks/gpu_logprobs.py    # about three minutes on an H100
 """
@@ -13,11 +14,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -65,22 +67,56 @@ def gather_less_logsumexp(model: Any, batch: Batch) -> Tensor:
     return ((taken - logits.logsumexp(-1)) * batch["completion_mask"][:, 1:]).sum(-1)
 
 
+def trl_head(model: Any, batch: Batch) -> Tensor:
+    """TRL's fused head, on completion tokens alone."""
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    found = model(**inputs, labels=labels, fused_lm_head=True).log_probs
+    return found.float().sum(-1)
+
+
+def liger_loss(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Liger's fused DPO loss, which makes the gradient by the logits in its forward pass."""
+    from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
+
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    hidden = model.model(
+        batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).last_hidden_state
+    fused = LigerFusedLinearDPOLoss(beta=0.1, use_ref_model=False, compiled=hidden.is_cuda)
+    loss, (chosen, *_) = fused(model.lm_head.weight, hidden[:, :-1], labels[:, 1:])
+    return loss, chosen
+
+
+def dpo_of(way: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], tuple[Tensor, Tensor]]:
+    """The loss and the log-probabilities of the chosen answers, from those of all texts."""
+
+    def step(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        chosen, rejected = way(model, batch).unsqueeze(0).chunk(2, 1)
+        frozen = chosen.detach(), rejected.detach()
+        return dpo(chosen, rejected, *frozen, beta=0.1).mean(), chosen
+
+    return step
+
+
 WAYS = {
-    "chunks of 1024": chunked(1024),
-    "chunks of 4096": chunked(4096),
-    "log_softmax of all": log_softmax,
-    "gather − logsumexp of all": gather_less_logsumexp,
+    "chunks of 1024": dpo_of(chunked(1024)),
+    "chunks of 4096": dpo_of(chunked(4096)),
+    "log_softmax of all": dpo_of(log_softmax),
+    "gather − logsumexp of all": dpo_of(gather_less_logsumexp),
 }
+if find_spec("trl") is not None:
+    WAYS["TRL's fused head"] = dpo_of(trl_head)
+if find_spec("liger_kernel") is not None:
+    WAYS["Liger's fused loss"] = liger_loss
 
 
-def step(model: Any, batch: Batch, way: Callable[[Any, Batch], Tensor]) -> float:
+def step(model: Any, batch: Batch, way: Callable[[Any, Batch], tuple[Tensor, Tensor]]) -> float:
     """Forward, a DPO loss, backward. Returns the mean log-probability of the chosen answers."""
-    chosen, rejected = way(model, batch).unsqueeze(0).chunk(2, 1)
-    frozen = chosen.detach(), rejected.detach()
-    loss = dpo(chosen, rejected, *frozen, beta=0.1).mean()
+    loss, chosen = way(model, batch)
     model.zero_grad(set_to_none=True)
     loss.backward()
-    return chosen.mean().item()
+    return chosen.float().mean().item()
 
 
 def ceiling(device: str) -> float:
@@ -112,6 +148,10 @@ def measure(sizes: dict[str, dict[str, int]], device: str, tokens: int, vocabula
         torch.manual_seed(0)
         config = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=tokens, **size)
         model = LlamaForCausalLM(config).to(device, torch.bfloat16).train()
+        if find_spec("trl") is not None:
+            from trl.trainer import add_fused_lm_head
+
+            add_fused_lm_head(model)  # plain calls are as they were
         parameters = sum(p.numel() for p in model.parameters())
         ids = torch.randint(vocabulary, (8, tokens), device=device)
         completion = torch.zeros_like(ids)
@@ -165,7 +205,8 @@ def main() -> None:
         raise SystemExit("there is no GPU here; --tiny tries the script on the CPU")
     found = measure(*((TINY, device, 32, 96) if options.tiny else (SIZES, device, 2048, 128256)))
     found["hardware"] = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-    found["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
+    names = ("torch", "transformers", "trl", "liger_kernel")
+    found["versions"] = {name: version(name) for name in names if find_spec(name) is not None}
     if not options.tiny:
         options.output.write_text(json.dumps(found, indent=1) + "\n")
 
