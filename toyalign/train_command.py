@@ -43,7 +43,7 @@ class Train:
     steps: Whole = 0
     """Gradient steps; 0 for one pass over the data."""
     lr: Number = 1e-6
-    """Learning rate."""
+    """Learning rate of AdamW; it falls linearly to 0, and gradients are clipped at norm 1."""
     batch: Whole = 8
     """Rows, or prompts, per step and process."""
     accumulate: Whole = 1
@@ -94,9 +94,9 @@ def train(options: Train, cards: Sequence["Objective"]) -> None:
         print(_plan(trainer, options, report), flush=True)
     try:
         trainer.train(resume_from_checkpoint=str(last_whole(folder)) if options.resume else None)
+        _save(trainer, folder)
         if options.eval and not options.eval_every:
             trainer.evaluate()
-        _save(trainer, folder)
     except BaseException as error:
         if first:
             remove_halves(folder)
@@ -123,6 +123,8 @@ def _checked(options: Train, cards: Sequence["Objective"]) -> Path:
     for name in ("steps", "eval_every", "save_every"):
         if getattr(options, name) < 0:
             raise ToyalignError(f"--{name.replace('_', '-')} must be 0 or more")
+    if options.eval_every and not options.eval:
+        raise ToyalignError("--eval-every is about rows to look at: give them with --eval")
     if options.lr <= 0:
         raise ToyalignError(f"--lr must be above 0, not {options.lr}")
     if options.batch % options.accumulate:
@@ -251,8 +253,9 @@ def _plan(trainer: Any, options: Train, report: Any) -> str:
         reference = "the reference is a frozen copy"
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in trainer.model.parameters())
+    held = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     copies = 1 + (scorer.reference is not None)
-    size = (every * copies * (2 if options.bf16 else 4) + trained * 12) / 2**30
+    size = (held * copies + trained * 12) / 2**30
     hyper = " ".join(f"{name}={value}" for name, value in trainer.hyper.items())
     cut = f"; {len(report.cut_prompts)} prompts lose their beginning" if report.cut_prompts else ""
     rows = f"{report.rows} rows of {card.kind}{cut}"
@@ -308,6 +311,13 @@ def _finish(trainer: Any, folder: Path, name: str) -> None:
         settings["file"] = str(Path(name).resolve())
     write(folder / SETTINGS, json.dumps(settings, indent=1, default=str) + "\n")
     print(sentence(trainer.card.name, entries))
+    looks = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if looks:
+        write(folder / "eval.csv", pd.DataFrame(looks).to_csv(index=False))
+        names = ("loss", "logps/chosen", "rewards/chosen", "rewards/margins", "reward")
+        last = {name: looks[-1].get(f"eval_{name}") for name in names}
+        said = [f"{name} {value:.3g}" for name, value in last.items() if value is not None]
+        print(f"rows that were not trained on: {', '.join(said)} ({folder / 'eval.csv'})")
     drawn = save_figure(story_figure(entries), folder / "story.svg")
     files = [folder / "model", folder / "log.csv", drawn]
     print(f"written: {', '.join(str(file) for file in files)}")

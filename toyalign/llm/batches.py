@@ -45,7 +45,7 @@ class Collator:
         `input_ids`, `attention_mask`, `completion_mask` [text, token], with a look before the name
         where examples have one, and `ref_logps` [text, token − 1] where the reference's scores are
         known; `sides` [side, row], numbers of texts; `weights`, `numbers` [row]; `data`, what came
-        with the rows, [row] by name.
+        with the rows, [row] by name; `examples` themselves, where they are prompts.
         """
         rows = list(examples)
         first, batch = rows[0], Batch()
@@ -63,6 +63,8 @@ class Collator:
         batch["sides"] = torch.arange(sides * len(rows)).view(sides, len(rows))
         batch["weights"] = torch.ones(len(rows))
         batch["numbers"] = torch.tensor([row.number for row in rows])
+        if not first.responses:
+            batch["examples"] = rows  # to which the policy responds
         batch["data"] = {
             name: torch.tensor([row.values[name] for row in rows]) for name in first.values
         }

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from toyalign.errors import ToyalignError
 from toyalign.files import write
+from toyalign.llm.guards import check_weights
 
 MARK = "whole.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -21,6 +22,7 @@ class Marked(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """The checkpoint is there."""
+        check_weights(given["model"], state.global_step)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -48,6 +50,18 @@ def last_whole(folder: Path) -> Path:
     if not whole:
         raise ToyalignError(f"there is no checkpoint in {folder} to go on from")
     return whole[-1]
+
+
+def forget_marks(folder: Path, step: int) -> None:
+    """Take the mark off checkpoints that are about to be written again.
+
+    Args:
+        folder: with the checkpoints.
+        step: from whose checkpoint the training goes on.
+    """
+    for number, path in checkpoints(folder).items():
+        if number > step:
+            (path / MARK).unlink(missing_ok=True)
 
 
 def remove_halves(folder: Path) -> None:

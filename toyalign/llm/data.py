@@ -139,6 +139,11 @@ def sift(
             if quality:
                 longer = _prompt_ids(tokenizer, texts_of(row, kind, tokenizer, quality)[0])
                 behind, _ = _fitted(longer, responses, max_length, False, number, Report())
+                if len(behind) < len(longer):  # it would be the quality prompt that is cut
+                    raise ToyalignError(
+                        f"behind the quality prompt it has {len(longer)} tokens of prompt, which "
+                        f"do not fit into max_length={max_length}"
+                    )
             rest = dict(row) if kind == "prompts" else {}
             values = values_of(row, kind)
             examples.append(Example(ids, responses, values, number, text, rest, behind))

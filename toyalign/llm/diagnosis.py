@@ -16,6 +16,7 @@ from toyalign.simulate import simulate
 
 SETTINGS = "toyalign.json"
 _CLOSE = 0.01  # of a known start value, relatively
+_MOST = 64  # times ln 2 that are still recognised
 _MARGIN = 1e-3  # of the first margin, nats times beta
 _STARTS = 20  # of the toy
 
@@ -72,20 +73,22 @@ def diagnosis(settings: dict[str, Any], entries: Sequence[Entry]) -> str:
     lines = [sentence(settings.get("objective", "the objective"), entries)]
     first = entries[0]
     margin = first.get("rewards/margins")
-    if margin is not None and abs(margin) > _MARGIN:
+    fresh = first.get("step", 0) <= 1  # a later entry says nothing of the start
+    if fresh and margin is not None and abs(margin) > _MARGIN:
         lines.append(
             f"the first margin is {margin:.3g} and not 0: the reference is not the model that "
             "training starts from, or runs in another precision"
         )
     if settings.get("start"):
         said, known = settings["start"]
+        fresh = False  # nothing is left to guess
         if abs(said - known) > _CLOSE * max(1.0, abs(known)):
             lines.append(
                 f"the loss started at {said:.6g}, and would be {known:.6g} where policy = reference"
             )
     times = first["loss"] / math.log(2)
     whole = round(times)
-    if margin is not None and whole > 1 and abs(times - whole) < _CLOSE * whole:
+    if fresh and margin is not None and 2 <= whole <= _MOST and abs(times - whole) < _CLOSE:
         lines.append(
             f"the first loss is {whole} times ln 2: a loss of the DPO family starts at ln 2, so "
             "something is added up that should be averaged (accumulated parts, or packed rows)"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toyalign.catalogue import blame
 from toyalign.errors import ToyalignError
@@ -13,6 +13,9 @@ from toyalign.llm.batches import pad_of
 from toyalign.llm.data import Example
 from toyalign.llm.logprobs import head_of, unwrapped
 from toyalign.objectives import Objective
+
+# What the weights of an adapter have in their names, as peft gives them.
+ADAPTER = ("lora_", "modules_to_save", "trainable_tokens", "prompt_encoder", "ia3_")
 
 
 def check_fits(
@@ -56,6 +59,49 @@ def _texts(sets: Iterable[Sequence[Example]]) -> Iterator[tuple[int, tuple[int, 
             for prompt in (row.prompt, row.behind) if row.behind else (row.prompt,):
                 for response in row.responses or ((),):
                     yield row.number, prompt + response
+            if row.other:
+                yield row.number, row.prompt + row.other
+
+
+def without_noise(model: Any) -> None:
+    """Switch all dropout off: noise in one of two passes would look like a log-ratio.
+
+    Most models keep it in modules, some in numbers that they hand to functions.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (name.endswith("dropout") or name == "layerdrop"):
+                setattr(module, name, 0.0)
+
+
+def check_adapter(model: Any) -> None:
+    """Refuse an adapter without which the model would not be the reference.
+
+    Raises:
+        ToyalignError: if weights of the model itself are trained.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not any(mark in name for mark in ADAPTER):
+            raise ToyalignError(
+                f"{name} is trained and belongs to no adapter, so that the model without its "
+                "adapter is no reference: give one"
+            )
+
+
+def check_weights(model: Any, step: int) -> None:
+    """Stop before weights that are no numbers are called a checkpoint.
+
+    Raises:
+        ToyalignError: if a trained weight is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise ToyalignError(
+                f"{name} is not finite after step {step}: is the learning rate high? Log at every "
+                "step (logging_steps=1) to see since when"
+            )
 
 
 def values_of(

@@ -1,6 +1,7 @@
 """A model and its tokenizer from a folder or a hub name, with an adapter if one is asked for."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ _SMALL = 2_000_000  # parameters
 def load(name: str, rank: int | None = None, seed: int = 0) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
 
+    The weights are in float32: in half precision a small step would round to none. With an adapter
+    they are as they were saved, since they stay as they are. A folder with an adapter is loaded as
+    the model with the adapter merged into it.
+
     Args:
         name: what `from_pretrained` takes.
         rank: of a low-rank adapter on all linear layers but the head.
@@ -23,16 +28,32 @@ def load(name: str, rank: int | None = None, seed: int = 0) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM
 
-    model, tokenizer = from_pretrained(AutoModelForCausalLM, name), load_tokenizer(name)
+    if rank is not None and rank < 1:
+        raise ToyalignError(f"the rank of an adapter must be at least 1, not {rank}")
+    dtype = torch.float32 if rank is None else "auto"
+    if (Path(name) / "adapter_config.json").is_file():
+        model = _merged(name, dtype)
+    else:
+        model = from_pretrained(AutoModelForCausalLM, name, dtype=dtype)
+    tokenizer = load_tokenizer(name)
     if rank is None:
         return model, tokenizer
-    if rank < 1:
-        raise ToyalignError(f"the rank of an adapter must be at least 1, not {rank}")
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, config), tokenizer
+
+
+def _merged(name: str, dtype: Any) -> Any:
+    """A model with its adapter merged into it, so that another may be put on top."""
+    from peft import AutoPeftModelForCausalLM
+
+    try:
+        return AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+    except Exception as error:  # of peft, and of all that loads the model below
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ToyalignError(f"cannot load the adapter {name!r}: {reason}") from error
 
 
 def load_tokenizer(name: str) -> Any:
@@ -46,7 +67,7 @@ def load_tokenizer(name: str) -> Any:
     return from_pretrained(AutoTokenizer, name)
 
 
-def from_pretrained(cls: Any, name: str) -> Any:
+def from_pretrained(cls: Any, name: str, **given: Any) -> Any:
     """Load a model or a tokenizer with a class of `transformers`.
 
     Raises:
@@ -63,7 +84,7 @@ def from_pretrained(cls: Any, name: str) -> Any:
         if not hasattr(cls, "from_config"):
             return cls.from_pretrained(name)
         found, said = cls.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **given
         )
     except Exception as error:  # of transformers, safetensors, json, pickle and the hub
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

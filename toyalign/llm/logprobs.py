@@ -10,9 +10,10 @@ backward pass needs one softmax and no second entropy.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from toyalign.errors import ToyalignError
 
 CHUNK = 1024  # tokens whose logits exist at once
-_WARPED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_BENT: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()  # models that were looked at
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,12 @@ def score(
     chunk: int = CHUNK,
     entropy: bool = True,
     whole: bool = False,
-    **inputs: Any,
 ) -> tuple[Scores, Tensor | None]:
     """Score the completion tokens of a batch with a causal language model of `transformers`.
 
     The model's own forward runs, wrapped as it may be (DDP, FSDP, DeepSpeed, LoRA); only its head
-    is exchanged while it does. Models that bend their logits afterwards are scored from all logits.
+    is exchanged while it does. Models that bend what their head returns, by a cap or a factor, show
+    it at the first look and are scored from all logits.
 
     Args:
         model: a causal language model, possibly wrapped.
@@ -168,7 +169,6 @@ def score(
         chunk: tokens whose logits exist at once.
         entropy: also compute the entropy.
         whole: also return the whole distribution at every position, which needs all logits.
-        **inputs: what the model is to be given besides, for example `inputs_embeds` instead of ids.
 
     Returns:
         Scores of the tokens from the second on, [row, token − 1], and the log-probabilities
@@ -178,38 +178,55 @@ def score(
         ToyalignError: if the model has no language-model head.
     """
     targets, mask = input_ids[:, 1:], completion_mask[:, 1:]
-    given = {"attention_mask": attention_mask, "use_cache": False, **inputs}
-    if "inputs_embeds" not in given:
-        given["input_ids"] = input_ids
-    config = getattr(unwrapped(model), "config", None)
-    bent = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _WARPED)
-    if whole or bent:
-        logits = model(**given).logits[:, :-1]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        log_probs = torch.log_softmax(logits, -1)
-        logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) * mask
-        entropies = torch.zeros_like(logps)
-        if entropy:
-            entropies = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1).detach() * mask
-        return Scores(logps, entropies), log_probs if whole else None
-    with _scoring(model, targets, mask, chunk, entropy):
-        found = model(**given).logits
-    return Scores(found[..., 0], found[..., 1].detach()), None
+    given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    inner = unwrapped(model)
+    if not whole and not _BENT.get(inner, False):
+        found, made = _by_head(model, given, targets, mask, chunk, entropy)
+        if inner not in _BENT:
+            _BENT[inner] = not _same(found, made)
+        if not _BENT[inner]:
+            return Scores(found[..., 0], found[..., 1].detach()), None
+    logits = model(**given).logits[:, :-1]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_probs = torch.log_softmax(logits, -1)
+    logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) * mask
+    entropies = torch.zeros_like(logps)
+    if entropy:
+        entropies = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1).detach() * mask
+    return Scores(logps, entropies), log_probs if whole else None
 
 
-def _scoring(
-    model: nn.Module, targets: Tensor, mask: Tensor, chunk: int, entropy: bool
-) -> AbstractContextManager[None]:
-    """Let the head return, instead of logits, the scores of given tokens, [row, token − 1, 2]."""
+def _by_head(
+    model: nn.Module,
+    given: dict[str, Any],
+    targets: Tensor,
+    mask: Tensor,
+    chunk: int,
+    entropy: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """The scores of given tokens, [row, token − 1, 2], as they come out of the model and its head.
+
+    The head returns them instead of logits.
+    """
+    made: list[Tensor] = []
 
     def scores(hidden: Tensor, head: Any) -> Tensor:
         found = token_logps(
             hidden[:, :-1], head.weight, targets, mask,
             bias=getattr(head, "bias", None), chunk=chunk, entropy=entropy,
         )  # fmt: skip
-        return torch.stack([found.logps, found.entropy], -1)
+        made.append(torch.stack([found.logps, found.entropy], -1))
+        return made[-1]
 
-    return exchanged_head(model, scores)
+    with exchanged_head(model, scores):
+        return model(**given).logits, made
+
+
+def _same(found: Tensor, made: list[Tensor]) -> bool:
+    """Whether a model returned what its head did, and nothing bent."""
+    if len(made) != 1 or found.shape != made[0].shape:
+        return False
+    return torch.allclose(found.detach(), made[0].detach(), rtol=0, atol=0, equal_nan=True)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def judged(
     given = {"prompts": [prompt.text for prompt in each], "completions": texts}
     columns = {
         name: [prompt.columns.get(name) for prompt in each]
-        for name in prompts[0].columns
+        for name in sorted({name for prompt in prompts for name in prompt.columns})
         if name != "prompt"
     }
     name = getattr(reward, "__name__", type(reward).__name__)

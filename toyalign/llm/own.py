@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 
 from toyalign.errors import ToyalignError
 from toyalign.llm.batches import Batch
-from toyalign.llm.data import Example
 from toyalign.llm.online import OnPolicy, collect
 from toyalign.objectives import Objective
 
@@ -21,7 +20,6 @@ class Own(TrainerCallback):
     Args:
         settings: how responses are collected and judged.
         card: the objective.
-        sets: the prompts to train on, and those to evaluate on if there are any.
         tokenizer: of the model.
         seed: of the training; a collection depends on it, on the step and on the process.
         process: number of this process.
@@ -33,13 +31,11 @@ class Own(TrainerCallback):
         self,
         settings: OnPolicy,
         card: Objective,
-        sets: Sequence[Sequence[Example]],
         tokenizer: Any,
         seed: int,
         process: int,
     ):
         self.settings, self._card, self._tokenizer = settings, card, tokenizer
-        self._prompts = [{example.number: example for example in rows} for rows in sets]
         self._seed, self._process = seed, process
         self.kept: list[Batch] = []
 
@@ -61,7 +57,7 @@ class Own(TrainerCallback):
         return self.kept[: len(asked)], {}
 
     def written(
-        self, model: Any, asked: Batch, place: tuple[int, int], evaluate: bool = False
+        self, model: Any, asked: Batch, place: tuple[int, int]
     ) -> tuple[Batch, dict[str, float]]:
         """Responses to a batch of prompts, and what to log about them.
 
@@ -69,11 +65,10 @@ class Own(TrainerCallback):
             model: the policy, possibly wrapped.
             asked: a batch of prompts.
             place: the step and the part of it; the draws depend on them.
-            evaluate: whether these are prompts of the second set.
         """
-        prompts = [self._prompts[evaluate][number] for number in asked["numbers"].tolist()]
         root = np.random.SeedSequence([self._seed, self._process, *place])
         seed = int(root.generate_state(1)[0])
+        prompts = asked["examples"]
         return collect(model, prompts, self._card, self.settings, self._tokenizer, seed)
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -91,7 +86,7 @@ class Own(TrainerCallback):
         if self.settings.fresh_every > 1:
             if not (checkpoint / self._name).is_file():
                 raise ToyalignError(f"{checkpoint} has no responses of the policy to go on with")
-            self.kept = torch.load(checkpoint / self._name, weights_only=True)
+            self.kept = torch.load(checkpoint / self._name, map_location="cpu", weights_only=True)
 
     @property
     def _name(self) -> str:

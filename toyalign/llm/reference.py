@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from toyalign.errors import ToyalignError
 from toyalign.llm.batches import LOOKS, pad_of, seen
 from toyalign.llm.data import Example
+from toyalign.llm.guards import ADAPTER
 from toyalign.llm.logprobs import CHUNK
 from toyalign.llm.watch import Rows, score_rows
-
-_ADAPTER = ("lora_", "modules_to_save", "prompt_encoder", "ia3_")
 
 
 def scored_beforehand(
@@ -31,6 +30,7 @@ def scored_beforehand(
     tokenizer: Any,
     path: Path,
     *,
+    precision: str = "no",
     batch: int = 8,
     chunk: int = CHUNK,
 ) -> list[Example]:
@@ -41,6 +41,7 @@ def scored_beforehand(
         model: the reference; of one with an adapter the model without it.
         tokenizer: whose tokens the examples are.
         path: the file; it is written whole or not at all.
+        precision: in which it computes, as accelerate calls it.
         batch: examples that are scored at once.
         chunk: tokens whose logits exist at once.
 
@@ -52,6 +53,7 @@ def scored_beforehand(
         "weights": of_weights(model),
         "tokenizer": of_tokenizer(tokenizer),
         "data": of_data(examples),
+        "precision": precision,
     }
     if path.exists():
         found = _read(path, key)
@@ -114,7 +116,7 @@ def _write(path: Path, key: dict[str, str], found: dict[str, Rows]) -> None:
 def of_weights(model: nn.Module) -> str:
     """A hash of a model's weights, those of an adapter left out."""
     state = model.state_dict()
-    own = sorted(name for name in state if not any(mark in name for mark in _ADAPTER))
+    own = sorted(name for name in state if not any(mark in name for mark in ADAPTER))
     # An adapter wraps names: the same matrix is q_proj.weight or q_proj.base_layer.weight.
     return _hashed(part for name in own for part in _bytes_of(state[name]))
 

@@ -45,15 +45,17 @@ class RewardModel:
         if self.model.config.pad_token_id is None:
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model.eval().requires_grad_(False)
-        if torch.cuda.is_available():
-            self.model.cuda()
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         """The model's number for each completion."""
+        if torch.cuda.is_available():  # by now every process has chosen its own device
+            self.model.cuda()
         texts = [prompt + end for prompt, end in zip(prompts, completions, strict=True)]
+        begun = self.tokenizer.bos_token and texts[0].startswith(self.tokenizer.bos_token)
         found: list[float] = []
         for at in range(0, len(texts), _BATCH):
-            read = self.tokenizer(texts[at : at + _BATCH], return_tensors="pt", padding=True)
+            read = self.tokenizer(texts[at : at + _BATCH], return_tensors="pt", padding=True,
+                                  add_special_tokens=not begun)  # fmt: skip
             read.pop("token_type_ids", None)
             with torch.no_grad():
                 logits = self.model(**read.to(self.model.device)).logits

@@ -6,21 +6,29 @@ FSDP, DeepSpeed and logging back-ends are inherited through its public hooks and
 
 import copy
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from toyalign.errors import ToyalignError
 from toyalign.llm.batches import Batch, Collator, pad_of
-from toyalign.llm.checkpoints import Marked, last_whole
+from toyalign.llm.checkpoints import Marked, forget_marks, last_whole
 from toyalign.llm.data import Example
-from toyalign.llm.guards import check_finite, check_fits, check_gradient, values_of
-from toyalign.llm.logged import coefficients, measures
+from toyalign.llm.guards import (
+    check_adapter,
+    check_finite,
+    check_fits,
+    check_gradient,
+    check_weights,
+    values_of,
+    without_noise,
+)
+from toyalign.llm.loading import load
+from toyalign.llm.logged import Notes, coefficients, measures
 from toyalign.llm.logprobs import CHUNK, Scores, unwrapped
 from toyalign.llm.online import OnPolicy
 from toyalign.llm.own import Own
@@ -85,32 +93,31 @@ class AlignmentTrainer(Trainer):
         self.card = card = get_objective(objective)
         self.hyper = card.settings(dict(hyper or {}))
         self.scorer = Scorer(card, settled_view(view, card), chunk)
-        sets = [rows_for(card, rows, on_policy) for rows in (train_dataset, eval_dataset) if rows]
-        if not sets:
-            raise ToyalignError("there are no rows to train on")
-        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._on_policy, self._notes, self._prefix = on_policy, Notes(), "eval_"
+        if precompute is not None and not self.scorer.compares:
+            raise ToyalignError(f"{card.name} compares with no reference: there is none to score")
+        rows, held_out = rows_for(card, train_dataset, on_policy), self._rows(eval_dataset)
         self._seen: tuple[int, float] | None = None
         self.start: tuple[float, float] | None = None  # the first loss, and what it should be
-        network: nn.Module = (
-            AutoModelForCausalLM.from_pretrained(model) if isinstance(model, str) else model
-        )
+        network: nn.Module = load(model)[0] if isinstance(model, str) else model
         new_tokens = 0 if on_policy is None else on_policy.max_new_tokens
+        sets = [rows, *_each(held_out)]
         for one in (network,) if reference is None else (network, reference):
             check_fits(one, sets, processing_class, new_tokens)
-        module: Any
-        for module in network.modules():  # noise in one of two passes would look like a log-ratio
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
+        without_noise(network)
+        if args.n_gpu > 1:
+            raise ToyalignError(
+                f"{args.n_gpu} GPUs and one process: start it with torchrun or accelerate launch, "
+                "or let it see one (CUDA_VISIBLE_DEVICES=0)"
+            )
         args.remove_unused_columns = False
         if not torch.cuda.is_available():  # torch warns of what it would not use
             args.dataloader_pin_memory = False
         super().__init__(
             model=network,
             args=args,
-            train_dataset=sets[0],
-            eval_dataset=sets[1] if len(sets) > 1 else None,
+            train_dataset=rows,
+            eval_dataset=held_out,
             processing_class=processing_class,
             data_collator=Collator(pad_of(processing_class)),
             **trainer,
@@ -118,7 +125,7 @@ class AlignmentTrainer(Trainer):
         self.own: Own | None = None
         if on_policy is not None:
             place = self.accelerator.process_index
-            self.own = Own(on_policy, card, sets, processing_class, args.seed, place)
+            self.own = Own(on_policy, card, processing_class, args.seed, place)
             self.add_callback(self.own)
         self.add_callback(Marked)
         if not self.scorer.compares:
@@ -129,6 +136,8 @@ class AlignmentTrainer(Trainer):
             frozen = copy.deepcopy(unwrapped(network)) if reference is None else reference
             frozen.eval().requires_grad_(False)
             self.scorer.reference = self.accelerator.prepare_model(frozen, evaluation_mode=True)
+        else:
+            check_adapter(network)
 
     # --- the loss
 
@@ -167,15 +176,26 @@ class AlignmentTrainer(Trainer):
             "eval_dataset": path.with_name(f"{path.stem}-eval{path.suffix}"),
         }
         self.scorer.beforehand = True
-        with self.accelerator.main_process_first():
+        kept = next(reference.parameters()).device
+        with self.accelerator.main_process_first(), self.accelerator.autocast():
             for name, place in places.items():
                 rows = getattr(self, name)
+                if isinstance(rows, dict):
+                    raise ToyalignError("scores beforehand are of one eval_dataset, not of several")
                 if rows:
                     scored = scored_beforehand(
                         rows, reference.to(self.args.device), self.processing_class, place,
+                        precision=self.accelerator.mixed_precision,
                         batch=self.args.per_device_train_batch_size, chunk=self.scorer.chunk,
                     )  # fmt: skip
                     setattr(self, name, scored)
+        reference.to(kept)
+
+    def _rows(self, given: Any) -> Any:
+        """Rows to be looked at, or several sets of them by name, with what the objective needs."""
+        if isinstance(given, dict):
+            return {name: self._rows(rows) for name, rows in given.items()}
+        return rows_for(self.card, given, self._on_policy) if given else None
 
     # --- hooks of the trainer
 
@@ -188,9 +208,28 @@ class AlignmentTrainer(Trainer):
         """Train; True goes on from the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_whole(Path(str(self.args.output_dir))))
-        if isinstance(resume_from_checkpoint, str) and self.own is not None:
-            self.own.restore(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if resume_from_checkpoint:
+            checkpoint = Path(str(resume_from_checkpoint))
+            if self.own is not None:
+                self.own.restore(checkpoint)
+            if self.is_world_process_zero():
+                forget_marks(checkpoint.parent, int(checkpoint.name.rpartition("-")[2]))
+        found = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        check_weights(self.model, self.state.global_step)
+        return found
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Look at rows that are not trained on, those of the trainer if none are given."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._rows(eval_dataset)
+        self._prefix = f"{metric_key_prefix}_"
+        found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return found
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -208,9 +247,9 @@ class AlignmentTrainer(Trainer):
 
     def _written(self, own: Own, asked: list[Batch]) -> list[Batch]:
         """The policy's own responses for a step, new ones or those that are to be used again."""
-        batches, said = own.batches(self.model_wrapped, asked, self.state.global_step)
-        for name, value in said.items():
-            self._metrics[name].append(value)
+        with self.accelerator.autocast():  # as they are scored
+            batches, said = own.batches(self.model_wrapped, asked, self.state.global_step)
+        self._notes.add(said, 1.0)
         if said and own.settings.fresh_every > 1:  # who wrote them will be gone
             with torch.no_grad():
                 for batch in batches:
@@ -241,9 +280,9 @@ class AlignmentTrainer(Trainer):
         """The loss of an evaluation batch; its metrics are logged as those of training are."""
         if self.own is not None:
             place = (self.state.global_step, int(inputs["numbers"][0]))
-            inputs, said = self.own.written(model, inputs, place, evaluate=True)
-            for name, value in said.items():
-                self._metrics[f"eval_{name}"].append(value)
+            with self.accelerator.autocast():
+                inputs, said = self.own.written(model, inputs, place)
+            self._notes.add(said, 1.0, self._prefix)
         (inputs,) = self._with_means(model, [inputs])
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
@@ -257,10 +296,8 @@ class AlignmentTrainer(Trainer):
         """
         if not self.args.fp16:  # which passes over such steps by itself
             check_gradient(self.card.name, self.state.global_step, logs.get("grad_norm", 0.0))
-        prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
-        for name in [n for n in self._metrics if n.startswith("eval_") == bool(prefix)]:
-            values = torch.tensor(self._metrics.pop(name), device=self.args.device)
-            logs[name] = self.accelerator.gather(values.mean().unsqueeze(0)).mean().item()
+        prefix = self._prefix if any(name.startswith(self._prefix) for name in logs) else ""
+        logs |= self._notes.take(prefix, self.accelerator.gather, self.args.device)
         chosen = logs.get("logps/chosen")
         if chosen is not None and not prefix:
             if self._seen is not None and self.state.global_step > self._seen[0]:
@@ -282,13 +319,13 @@ class AlignmentTrainer(Trainer):
     ) -> None:
         """Keep this batch's numbers for the next log; at the very first step, check the loss."""
         mask = inputs["completion_mask"][:, 1:]
-        found = measures(tensors, float(self.hyper.get("beta", 1.0)))
+        found = measures(tensors, float(self.hyper.get("beta", 1.0)), inputs["weights"])
         found["entropy"] = float(scores.entropy.sum() / mask.sum())
         if weighted.requires_grad:
             sides = dict(zip(self.scorer.sides, inputs["sides"], strict=True))
             found |= coefficients(weighted, scores.logps, mask, sides)
-        for name, value in found.items():
-            self._metrics[f"{'' if training else 'eval_'}{name}"].append(value)
+        rows = float(inputs["weights"].sum())
+        self._notes.add(found, rows, "" if training else self._prefix)
         first = training and self.state.global_step == 0 and self.start is None
         if first and self.scorer.compares:
             known = self._at_reference(tensors, inputs)
@@ -324,6 +361,13 @@ class AlignmentTrainer(Trainer):
             shares = inputs["weights"][None, :, None] * mask
             return values * shares, shares.sum()
         return values * inputs["weights"], inputs["weights"].sum()
+
+
+def _each(held_out: Any) -> list[Sequence[Example]]:
+    """Sets of rows one by one, however they were given."""
+    if isinstance(held_out, dict):
+        return list(held_out.values())
+    return [held_out] if held_out else []
 
 
 __all__ = ["AlignmentTrainer"]

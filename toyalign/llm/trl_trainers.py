@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toyalign.errors import ToyalignError
+from toyalign.llm.guards import without_noise
 from toyalign.llm.logprobs import score
 from toyalign.objectives import Objective, describe, get_objective
 from toyalign.objectives.coefficients import compose
@@ -142,9 +143,7 @@ class Demonstrations(Home):
             raise ToyalignError(f"compute_loss_func and {self.card.name} are two losses: name one")
         if not self.compares:
             return
-        for module in self.trainer.model.modules():  # its noise would look like a log-ratio
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        without_noise(self.trainer.model)
         if self.reference is not None:
             frozen = self.reference.eval().requires_grad_(False)
             self.reference = self.trainer.accelerator.prepare_model(frozen, evaluation_mode=True)

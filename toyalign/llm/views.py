@@ -29,26 +29,28 @@ def own_tokens(model: nn.Module, batch: dict[str, Any], choice: str, chunk: int)
         chunk: tokens whose logits exist at once.
     """
     ids, attention, completion = (batch[name] for name in TEXTS)
-    wanted = completion[:, 1:].bool()
+    wanted, own = completion[:, 1:].bool(), ids.clone()
+    given = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+    if choice == "sampled":  # from the logits as the model bends them, if it does
+        with torch.no_grad():
+            shares = model(**given).logits[:, :-1][wanted].float().softmax(-1)
+        own[:, 1:][wanted] = torch.multinomial(shares, 1).squeeze(-1)
+        return own
 
     def chosen(hidden: Tensor, head: Any) -> Tensor:
         states = hidden[:, :-1][wanted]
-        pieces = []
-        for at in range(0, len(states), chunk):
-            logits = nn.functional.linear(
+        pieces = [
+            nn.functional.linear(
                 states[at : at + chunk], head.weight, getattr(head, "bias", None)
-            ).float()
-            if choice == "greedy":
-                pieces.append(logits.argmax(-1))
-            else:
-                pieces.append(torch.multinomial(logits.softmax(-1), 1).squeeze(-1))
-        own = ids.clone()
+            ).argmax(-1)
+            for at in range(0, len(states), chunk)
+        ]
         own[:, 1:][wanted] = torch.cat(pieces)
-        return own
+        return hidden[..., :1]
 
     with torch.no_grad(), exchanged_head(model, chosen):
-        found: Tensor = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
-    return found
+        model(**given)
+    return own
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def write(
         raise ToyalignError(f"temperature must be 0 or more, not {temperature}")
     from transformers import GenerationConfig
 
-    inner = unwrapped(model) if hasattr(model, "module") else model
+    inner = unwrapped(model)
     ids, attention = left_padded(prompts, eos)
     most = getattr(inner.config, "max_position_embeddings", None)
     if most is not None and ids.shape[1] + max_new_tokens > most:
@@ -66,8 +66,9 @@ def write(
         no_repeat_ngram_size=0, num_beams=1, num_return_sequences=responses,
         max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=eos,
     )  # fmt: skip
-    training = inner.training
+    training, usual = inner.training, inner.generation_config
     inner.eval()
+    inner.generation_config = GenerationConfig()  # what it forbids or demands would be obeyed
     try:
         with torch.no_grad():
             found = inner.generate(
@@ -76,6 +77,7 @@ def write(
             )  # fmt: skip
     finally:
         inner.train(training)
+        inner.generation_config = usual
     texts = [_ended(text, eos) for text in found[:, ids.shape[1] :].tolist()]
     return [texts[at : at + responses] for at in range(0, len(texts), responses)]
 
