@@ -134,7 +134,7 @@ def untrained(seed: int = 0, layers: int = 2, width: int = 64) -> Any:
 
 def pretrained(
     rows: Sequence[Row], folder: Path, model: Any = None, *, passes: int = 4, lr: float = 3e-3,
-    batch: int = 64, seed: int = 0, progress: bool = False,
+    batch: int = 64, seed: int = 0, progress: bool = False, **arguments: Any,
 ) -> Any:  # fmt: skip
     """Teach a model to write as the rows are written, with the trainer and the loss `sft`.
 
@@ -147,6 +147,7 @@ def pretrained(
         batch: rows per step.
         seed: of the order of the rows, and of the model.
         progress: whether to show a bar.
+        **arguments: further ones of `transformers.TrainingArguments`, for example bf16.
     """
     from transformers import TrainingArguments
 
@@ -155,13 +156,14 @@ def pretrained(
 
     reader = tokenizer()
     examples, _ = prepare(rows, reader, "demonstrations")
-    arguments = TrainingArguments(
+    settings = TrainingArguments(
         str(folder), num_train_epochs=passes, learning_rate=lr, per_device_train_batch_size=batch,
         warmup_steps=20, lr_scheduler_type="cosine", seed=seed, report_to=[], save_strategy="no",
         logging_steps=50, disable_tqdm=not progress, dataloader_pin_memory=False,
+        **arguments,
     )  # fmt: skip
     trainer = AlignmentTrainer(
-        untrained(seed) if model is None else model, "sft", args=arguments,
+        untrained(seed) if model is None else model, "sft", args=settings,
         train_dataset=examples, processing_class=reader,
     )  # fmt: skip
     trainer.train()
