@@ -318,7 +318,7 @@ def aligned(
     arguments = TrainingArguments(
         folder, max_steps=params.steps, learning_rate=params.lr, seed=seed,
         per_device_train_batch_size=params.batch, lr_scheduler_type="constant", report_to=[],
-        save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
+        save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     AlignmentTrainer(
         copy.deepcopy(model), objective, args=arguments, train_dataset=rows,
