@@ -142,14 +142,32 @@ def test_models_are_scored_as_their_own_logits_say(kind, tied):
     torch.testing.assert_close(whole, torch.log_softmax(logits, -1), atol=1e-6, rtol=1e-6)
 
 
-def test_bent_logits_are_scored_from_all_of_them():
-    model = tiny()
-    model.config.final_logit_softcapping = 2.0
+@pytest.mark.parametrize("kind", ["gemma2", "granite", "cohere"])
+def test_bent_logits_are_scored_from_all_of_them(kind):
+    # A cap, a divisor and a factor: whatever its name, a model shows it at the first look.
+    import transformers as t
+
+    size = {
+        "vocab_size": 48, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 2,
+    }  # fmt: skip
+    made = {
+        "gemma2": (t.Gemma2ForCausalLM, t.Gemma2Config(final_logit_softcapping=0.5, **size)),
+        "granite": (t.GraniteForCausalLM, t.GraniteConfig(logits_scaling=4.0, **size)),
+        "cohere": (t.CohereForCausalLM, t.CohereConfig(logit_scale=0.25, **size)),
+    }
+    cls, config = made[kind]
+    torch.manual_seed(0)
+    model = cls(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight *= 20  # far enough to be bent
     ids = torch.randint(3, 48, (2, 6), generator=GENERATOR)
     ones = torch.ones_like(ids)
-    found, _ = score(model, ids, ones, ones)
-    expected = torch.log_softmax(model(input_ids=ids).logits[:, :-1], -1)
-    torch.testing.assert_close(found.logps, expected.gather(-1, ids[:, 1:, None]).squeeze(-1))
+    expected = torch.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1)
+    for _ in range(2):  # the first look, and what it has learned
+        found, _ = score(model, ids, ones, ones)
+        taken = expected.gather(-1, ids[:, 1:, None]).squeeze(-1)
+        torch.testing.assert_close(found.logps, taken, atol=1e-5, rtol=0)
 
 
 def test_a_model_without_a_head_and_one_with_an_adapter_on_it_are_refused():

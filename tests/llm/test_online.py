@@ -43,6 +43,8 @@ def test_responses_are_drawn_from_the_distribution_that_scores_them():
     model = tiny()
     model.generation_config.top_p = 0.1  # settings of the model's own must not matter
     model.generation_config.repetition_penalty = 3.0
+    model.generation_config.suppress_tokens = [7, 8]
+    model.generation_config.min_new_tokens = 1
     torch.manual_seed(0)
     short, long = (1, 5, 6), (7, 9, 4, 4)
     count = 20_000
@@ -217,7 +219,7 @@ def test_killed_between_two_uses_and_resumed_is_the_same(improve, tmp_path):
     improve("grpo", given, output_dir=tmp_path / "half", max_steps=6, **settings)
     checkpoint = tmp_path / "half" / "checkpoint-2"  # its responses are to be used once more
     again = improve(
-        "grpo", given, output_dir=tmp_path / "half", max_steps=6, resume=str(checkpoint), **settings
+        "grpo", given, output_dir=tmp_path / "half", max_steps=6, resume=checkpoint, **settings
     )
     for one, other in zip(
         whole.model.state_dict().values(), again.model.state_dict().values(), strict=True
@@ -241,6 +243,42 @@ def test_evaluation_writes_responses_to_its_own_prompts(improve, tokenizer):
     found = trainer.evaluate()
     assert set.union(*seen) == {"r q", "p o"}
     assert 0 <= found["eval_reward"] <= 5 and math.isfinite(found["eval_loss"])
+
+
+def test_prompts_are_those_of_the_row_whatever_its_number(train, tokenizer):
+    sets = [prepare([{"prompt": word}], tokenizer, "prompts")[0] for word in ("a", "b", "c")]
+    assert {example.number for rows in sets for example in rows} == {1}
+    seen = []
+
+    def reward(prompts, completions):
+        seen.append(set(prompts))
+        return first_is_low(completions)
+
+    from toyalign.llm.trainer import AlignmentTrainer
+
+    trainer = train("rloo", rows=PROMPTS, kind="prompts", on_policy=on_policy(reward=reward),
+                    max_steps=1)  # fmt: skip
+    assert isinstance(trainer, AlignmentTrainer)
+    trainer.train_dataset = [*sets[0], *sets[1]]
+    seen.clear()
+    trainer.train()
+    trainer.evaluate(sets[2])
+    assert set.union(*seen) == {"a", "b", "c"} and seen[-1] == {"c"}
+
+
+def test_what_others_draw_does_not_change_the_responses(tokenizer):
+    examples, _ = prepare(PROMPTS[:2], tokenizer, "prompts")
+    card, own, model = get_objective("rloo"), on_policy(), tiny()
+
+    def texts(seed):
+        return collect(model, examples, card, own, tokenizer, seed)[0]["input_ids"]
+
+    first = texts(3)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert torch.equal(texts(3), first) and torch.equal(torch.get_rng_state(), before)
+    other = texts(4)
+    assert other.shape != first.shape or not torch.equal(other, first)
 
 
 def answered(completions, answer):

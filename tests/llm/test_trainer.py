@@ -102,6 +102,148 @@ def test_evaluation_is_logged_under_its_own_names(train, tokenizer):
     assert entry["eval_rewards/accuracies"] >= 0 and "rewards/accuracies" not in entry
 
 
+def test_numbers_are_means_over_rows_however_they_are_cut(train, tokenizer):
+    from toyalign.llm.data import prepare
+
+    whole, split = (
+        train("dpo", per_device_train_batch_size=4 // parts, gradient_accumulation_steps=parts)
+        for parts in (1, 2)
+    )
+    for one, other in zip(whole.state.log_history[:4], split.state.log_history[:4], strict=True):
+        for name in (n for n in one if "/" in n or n == "entropy"):
+            assert other[name] == pytest.approx(one[name], abs=2e-5), name
+    held_out, _ = prepare(ROWS[:5], tokenizer, "pairs", max_length=32)
+    found = []
+    for size in (4, 5):  # 4 and 1 rows, or all five
+        whole.args.per_device_eval_batch_size = size
+        found.append(whole.evaluate(held_out, metric_key_prefix="test"))
+    names = [name for name in found[0] if "/" in name]
+    assert {"test_rewards/margins", "test_chosen/fell"} <= set(names)
+    for name in ["test_loss", *names]:
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-5), name
+
+
+def test_what_a_loss_asks_for_and_where_the_mass_goes(train):
+    from toyalign.llm.batches import Collator
+    from toyalign.llm.logged import Notes, measures
+    from toyalign.llm.logprobs import score
+
+    first = train("dpo", hyper={"beta": 0.3}).state.log_history[0]
+    # At the start β·σ(0) per nat, up for the chosen and down for the rejected answer.
+    assert first["coefficients/chosen"] == pytest.approx(0.15, abs=1e-6)
+    assert first["coefficients/rejected"] == pytest.approx(-0.15, abs=1e-6)
+    assert first["coefficients/largest"] == pytest.approx(0.15, abs=1e-6)
+    trainer = train("dpo", max_steps=1)
+    batch = Collator(2)([trainer.train_dataset[row] for row in range(4)])
+    texts = (batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
+    entropy = score(trainer.model, *texts)[0].entropy
+    found = trainer.evaluate(trainer.train_dataset[:4])
+    assert found["eval_entropy"] == pytest.approx(
+        float(entropy.sum() / texts[2][:, 1:].sum()), abs=1e-5
+    )
+    logs = {
+        "chosen_logps": [0.2, 0.1], "ref_chosen_logps": [0.4, 0.9],
+        "rejected_logps": [0.3, 0.1], "ref_rejected_logps": [0.2, 0.05],
+    }  # fmt: skip
+    tensors = {name: torch.tensor([values]).log() for name, values in logs.items()}
+    said = measures(tensors, 1.0, torch.tensor([1.0, 0.0]))  # the second row does not count
+    assert said["mass_to_neither"] == pytest.approx(0.4 + 0.2 - 0.2 - 0.3)
+    assert said["rewards/chosen"] == pytest.approx(math.log(0.5)) and said["both/fell"] == 0
+    notes = Notes()
+    notes.add({"a": 1.0, "b/largest": 5.0}, 1.0)
+    notes.add({"a": 4.0, "b/largest": 2.0}, 2.0)
+    device = torch.device("cpu")
+    assert notes.take("", lambda t: t, device) == {"a": 3.0, "b/largest": 5.0}
+    assert notes.take("", lambda t: t, device) == {}
+
+
+@pytest.mark.parametrize("kind", ["modules", "numbers"])
+def test_dropout_is_off_wherever_a_model_keeps_it(train, kind):
+    import transformers as t
+
+    if kind == "modules":
+        model = tiny("gpt2")  # dropout of .1 in three kinds of modules
+    else:
+        model = t.OPTForCausalLM(
+            t.OPTConfig(
+                vocab_size=48, hidden_size=16, ffn_dim=32, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=64, word_embed_proj_dim=16,
+                dropout=0.3, attention_dropout=0.3, layerdrop=0.3, pad_token_id=2,
+            )
+        )  # fmt: skip
+    trainer = train("dpo", model=model, max_steps=1)
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-7) and first["chosen/fell"] == 0
+
+
+def test_an_adapter_that_trains_the_model_itself_is_no_reference(train):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=["q_proj"], r=2, bias="all", task_type="CAUSAL_LM")
+    biased = tiny("qwen2")  # its projections have biases
+    with pytest.raises(ToyalignError, match="is trained and belongs to no adapter"):
+        train("dpo", model=get_peft_model(biased, config))
+
+
+def test_a_second_adapter_goes_on_from_the_first(train, tokenizer, tmp_path):
+    from toyalign.llm.loading import load
+
+    tiny().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model, _ = load(str(tmp_path / "base"), rank=2)
+    trained = train("dpo", model=model, learning_rate=0.1)
+    trained.save_model(str(tmp_path / "first"))
+    tokenizer.save_pretrained(tmp_path / "first")
+    ids = torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        known = trained.model(input_ids=ids).logits
+        plain = tiny()(input_ids=ids).logits
+        for rank in (None, 2):
+            again, _ = load(str(tmp_path / "first"), rank=rank)
+            torch.testing.assert_close(again(input_ids=ids).logits, known, atol=1e-5, rtol=0)
+            assert any(parameter.requires_grad for parameter in again.parameters())
+    assert not torch.allclose(known, plain, atol=1e-3)
+
+
+def test_weights_are_trained_in_single_precision(tokenizer, tmp_path):
+    from toyalign.llm.loading import load
+
+    tiny(dtype=torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert next(load(str(tmp_path))[0].parameters()).dtype == torch.float32
+    kept = {p.dtype for p in load(str(tmp_path), rank=2)[0].parameters() if not p.requires_grad}
+    assert kept == {torch.bfloat16}
+
+
+def test_rows_to_train_on_are_not_those_to_look_at(train, tokenizer, tmp_path):
+    from transformers import TrainingArguments
+
+    from toyalign.llm.data import prepare
+
+    held_out, _ = prepare(ROWS[:4], tokenizer, "pairs")
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(ToyalignError, match="there are no rows to train on"):
+        AlignmentTrainer(
+            tiny(), "dpo", args=arguments, train_dataset=[], eval_dataset=held_out,
+            processing_class=tokenizer,
+        )  # fmt: skip
+    trainer = train("dpo", max_steps=1, eval_dataset={"one": held_out, "two": held_out[:2]})
+    assert {"eval_one_loss", "eval_two_loss"} <= set(trainer.evaluate())
+    with pytest.raises(ToyalignError, match="simpo compares with no reference: there is none to"):
+        train("simpo", precompute=tmp_path / "scores.pt")
+
+
+def test_weights_that_are_no_numbers_are_no_checkpoint(train, tmp_path):
+    def steep(chosen_logps, rejected_logps):
+        return ((rejected_logps - chosen_logps) * 0).sqrt()  # 0 with a gradient of 0/0
+
+    for settings in ({"save_strategy": "steps", "save_steps": 1}, {}):
+        folder = tmp_path / str(len(settings))
+        with pytest.raises(ToyalignError, match="is not finite after step 1"):
+            train(steep, max_steps=1, logging_steps=10, output_dir=folder, **settings)
+        assert not list(folder.rglob("whole.json"))
+
+
 def test_killed_and_resumed_is_the_same(train, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
     whole = train("dpo", output_dir=tmp_path / "whole", max_steps=6, **settings)

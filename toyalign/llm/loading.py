@@ -50,10 +50,11 @@ def _merged(name: str, dtype: Any) -> Any:
     from peft import AutoPeftModelForCausalLM
 
     try:
-        return AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+        found = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
     except Exception as error:  # of peft, and of all that loads the model below
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ToyalignError(f"cannot load the adapter {name!r}: {reason}") from error
+    return found.requires_grad_(True)
 
 
 def load_tokenizer(name: str) -> Any:

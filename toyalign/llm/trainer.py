@@ -51,7 +51,7 @@ class AlignmentTrainer(Trainer):
         args: training arguments; columns are never removed, whatever they say.
         train_dataset: examples from `llm.data.prepare`, of the objective's kind; prompts, if the
             policy writes its own responses.
-        eval_dataset: the same, to be looked at.
+        eval_dataset: the same, to be looked at, or several sets by name.
         processing_class: the tokenizer.
         hyper: hyperparameters of the objective.
         reference: the frozen reference; if not given, the model without its adapter, or a copy of
@@ -80,7 +80,7 @@ class AlignmentTrainer(Trainer):
         *,
         args: TrainingArguments,
         train_dataset: Sequence[Example],
-        eval_dataset: Sequence[Example] | None = None,
+        eval_dataset: Sequence[Example] | Mapping[str, Sequence[Example]] | None = None,
         processing_class: Any,
         hyper: Mapping[str, Any] | None = None,
         reference: nn.Module | None = None,
@@ -193,7 +193,7 @@ class AlignmentTrainer(Trainer):
 
     def _rows(self, given: Any) -> Any:
         """Rows to be looked at, or several sets of them by name, with what the objective needs."""
-        if isinstance(given, dict):
+        if isinstance(given, Mapping):
             return {name: self._rows(rows) for name, rows in given.items()}
         return rows_for(self.card, given, self._on_policy) if given else None
 
@@ -201,20 +201,21 @@ class AlignmentTrainer(Trainer):
 
     def train(
         self,
-        resume_from_checkpoint: str | bool | None = None,
+        resume_from_checkpoint: str | Path | bool | None = None,
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
         """Train; True goes on from the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(last_whole(Path(str(self.args.output_dir))))
+            resume_from_checkpoint = last_whole(Path(str(self.args.output_dir)))
         if resume_from_checkpoint:
-            checkpoint = Path(str(resume_from_checkpoint))
+            checkpoint = Path(resume_from_checkpoint)
             if self.own is not None:
                 self.own.restore(checkpoint)
             if self.is_world_process_zero():
                 forget_marks(checkpoint.parent, int(checkpoint.name.rpartition("-")[2]))
-        found = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        whence = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        found = super().train(whence, trial, ignore_keys_for_eval)
         check_weights(self.model, self.state.global_step)
         return found
 
