@@ -1,5 +1,6 @@
 """What README.md and docs/llm.md say of language models is true: their lines run, in order."""
 
+import json
 import re
 import shutil
 from contextlib import redirect_stdout
@@ -63,6 +64,18 @@ def test_the_guide_names_what_is_logged(place):
     table = GUIDE.split("## What is logged")[1].split("##")[0]
     named = {name for name in re.findall(r"`([a-z_/]+)`", table) if name != "π"}
     assert {"mass_to_neither", "chosen/fell", "reward_std"} <= named <= columns
+
+
+def test_the_readme_says_what_the_study_found():
+    claims = json.loads((ROOT / "figures/toy_predicts_transformer/claims.json").read_text())
+    for name in (
+        "bandit_foretells_displacement", "position_foretells_displacement",
+        "network_foretells_displacement", "bandit_foretells_drift", "network_foretells_drift",
+    ):  # fmt: skip
+        tau = f"{claims[name]['effect']['mean']:.2f}".replace("-", "−")
+        assert tau in README.split("predict flight?")[1].split("\n\n")[0], name
+    own = claims["bandit_foretells_displacement"]["sentence"].rpartition("with itself: ")[2]
+    assert f"seeds, at {float(own):.2f}" in " ".join(README.split())
 
 
 def test_every_link_of_the_guide_leads_somewhere():
