@@ -331,11 +331,11 @@ def aligned(
 
 def looked_at(model: Any, look: Mapping[str, Tensor]) -> Look:
     """Log-probabilities of a batch's tokens, whole distributions and mask, [side · pair, token]."""
+    from toyalign.llm.batches import TEXTS
     from toyalign.llm.logprobs import score
 
     device, training = next(model.parameters()).device, model.training
-    names = ("input_ids", "attention_mask", "completion_mask")
-    given = [look[name].to(device) for name in names]
+    given = [look[name].to(device) for name in TEXTS]
     model.eval()
     with torch.no_grad():
         scores, whole = score(model, *given, whole=True)

@@ -84,7 +84,7 @@ class Train:
 def train(options: Train, cards: Sequence["Objective"]) -> None:
     """`toyalign train NAME`: what will happen, progress, a sentence, a table, files."""
     folder = _checked(options, cards)
-    from toyalign.llm.checkpoints import last_whole, remove_halves
+    from toyalign.llm.checkpoints import remove_halves
     from toyalign.llm.progress import told
 
     trainer, report = _trainer(options, cards[0])
@@ -93,7 +93,7 @@ def train(options: Train, cards: Sequence["Objective"]) -> None:
     if first:
         print(_plan(trainer, options, report), flush=True)
     try:
-        trainer.train(resume_from_checkpoint=str(last_whole(folder)) if options.resume else None)
+        trainer.train(resume_from_checkpoint=options.resume)
         _save(trainer, folder)
         if options.eval and not options.eval_every:
             trainer.evaluate()

@@ -7,8 +7,6 @@ is pretrained on what careful and sloppy writers wrote, so that an error makes i
 """
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from toyalign.errors import ToyalignError
+from toyalign.files import whole
 
 SIGNS = "+-*"
 LETTERS = "0123456789+-*=;:"
@@ -199,9 +198,9 @@ def make_example(folder: Path, seed: int = 0) -> str:
     Returns:
         What was made, in a sentence.
     """
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole(folder) as part:
+        part.mkdir()
         of = chains(_TAUGHT + _ASKED, _EXAMPLE, seed)
         # By careful writers: the model knows the answers, and DPO finds it so, as after SFT.
         taught, asked = written(of[_ASKED:], seed, (ERRORS[0],) * 2), of[:_ASKED]
@@ -213,9 +212,6 @@ def make_example(folder: Path, seed: int = 0) -> str:
             lines = (json.dumps(row) + "\n" for row in rows)
             (part / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         (part / "reward.py").write_text(_REWARD, encoding="utf-8")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return (
         f"written: {folder}/model, a Llama of {sum(p.numel() for p in model.parameters()):,} "
         f"parameters that was taught {_TAUGHT:,} chains of sums; {folder}/pairs.jsonl, right "

@@ -29,6 +29,12 @@ def seen(example: Example, look: str) -> Example:
     return example
 
 
+def looks_of(example: Example) -> list[str]:
+    """Those of `LOOKS` for which an example has what is to be seen."""
+    known = {"": True, "prompted_": example.behind, "other_": example.other}
+    return [look for look in LOOKS if known[look]]
+
+
 @dataclass(frozen=True)
 class Collator:
     """Examples to a batch: of pairs all chosen responses come first, then all rejected ones.
@@ -49,8 +55,7 @@ class Collator:
         """
         rows = list(examples)
         first, batch = rows[0], Batch()
-        known = {"prompted_": first.behind, "other_": first.other}
-        for look in (look for look in LOOKS if known.get(look, True)):
+        for look in looks_of(first):
             part = self.texts([seen(row, look) for row in rows])
             batch |= {f"{look}{name}": value for name, value in part.items()}
             if look in first.scores:
@@ -122,4 +127,4 @@ def pad_of(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if found is None else found)
 
 
-__all__ = ["LOOKS", "TEXTS", "Batch", "Collator", "pad_of", "seen", "with_others"]
+__all__ = ["LOOKS", "TEXTS", "Batch", "Collator", "looks_of", "pad_of", "seen", "with_others"]

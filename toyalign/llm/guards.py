@@ -104,21 +104,27 @@ def check_weights(model: Any, step: int) -> None:
             )
 
 
-def values_of(
-    card: Objective, tensors: Mapping[str, Tensor], hyper: Mapping[str, Any], rows: int
+def loss_of(
+    card: Objective, tensors: Mapping[str, Tensor], hyper: Mapping[str, Any], mask: Tensor
 ) -> Tensor:
     """What a loss says of every row or token.
+
+    Args:
+        card: the objective.
+        tensors: what it asks for.
+        hyper: its hyperparameters.
+        mask: [1, row, token], of the tokens that a loss per token is about.
 
     Raises:
         ToyalignError: if it fails, takes a mean, or does not depend on the policy.
     """
     with blame(card.name):
         values = card.fn(**tensors, **hyper)
-    if not isinstance(values, Tensor) or tuple(values.shape[:2]) != (1, rows):
+    if not isinstance(values, Tensor) or values.shape not in (mask.shape, mask.shape[:2]):
         said = f"shape {list(values.shape)}" if isinstance(values, Tensor) else repr(values)
         raise ToyalignError(
-            f"{card.name} returned {said}, but must return one value per row, [1, {rows}], or per "
-            "token: take no mean and no sum"
+            f"{card.name} returned {said}, but must return one value per row, "
+            f"{list(mask.shape[:2])}, or per token: take no mean and no sum"
         )
     if torch.is_grad_enabled() and not values.requires_grad:
         raise ToyalignError(

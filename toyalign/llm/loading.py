@@ -52,8 +52,7 @@ def _merged(name: str, dtype: Any) -> Any:
     try:
         found = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
     except Exception as error:  # of peft, and of all that loads the model below
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ToyalignError(f"cannot load the adapter {name!r}: {reason}") from error
+        raise ToyalignError(f"cannot load the adapter {name!r}: {_reason(error)}") from error
     return found.requires_grad_(True)
 
 
@@ -88,8 +87,7 @@ def from_pretrained(cls: Any, name: str, **given: Any) -> Any:
             name, output_loading_info=True, ignore_mismatched_sizes=True, **given
         )
     except Exception as error:  # of transformers, safetensors, json, pickle and the hub
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ToyalignError(f"cannot load {name!r}: {reason}") from error
+        raise ToyalignError(f"cannot load {name!r}: {_reason(error)}") from error
     finally:
         logging.set_verbosity(told)
     for key, here, wanted in sorted(said["mismatched_keys"]):
@@ -104,6 +102,11 @@ def from_pretrained(cls: Any, name: str, **given: Any) -> Any:
             f"cannot load {name!r}: it has no {missing[0]}{more}, which a {kind} needs"
         )
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what another library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def few_threads(model: Any) -> None:

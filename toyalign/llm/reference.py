@@ -6,7 +6,6 @@ one set of weights, one tokenizer and one set of data; the file says which, as h
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from toyalign.errors import ToyalignError
-from toyalign.llm.batches import LOOKS, pad_of, seen
+from toyalign.files import whole
+from toyalign.llm.batches import looks_of, pad_of, seen
 from toyalign.llm.data import Example
 from toyalign.llm.guards import ADAPTER
 from toyalign.llm.logprobs import CHUNK
@@ -58,8 +58,6 @@ def scored_beforehand(
     if path.exists():
         found = _read(path, key)
     else:
-        first = examples[0]
-        looks = [look for look in LOOKS if look == "" or getattr(first, _FIELD[look])]
         off: Callable[[], AbstractContextManager[Any]]
         off = getattr(model, "disable_adapter", nullcontext)
         with off():
@@ -68,16 +66,13 @@ def scored_beforehand(
                     model, [seen(e, look) for e in examples], pad_of(tokenizer),
                     batch=batch, chunk=chunk,
                 )
-                for look in looks
+                for look in looks_of(examples[0])
             }  # fmt: skip
         _write(path, key, found)
     return [
         replace(example, scores={look: rows[place] for look, rows in found.items()})
         for place, example in enumerate(examples)
     ]
-
-
-_FIELD = {"prompted_": "behind", "other_": "other"}
 
 
 def _read(path: Path, key: dict[str, str]) -> dict[str, Rows]:
@@ -100,17 +95,14 @@ def _read(path: Path, key: dict[str, str]) -> dict[str, Rows]:
 
 def _write(path: Path, key: dict[str, str], found: dict[str, Rows]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        torch.save({"key": key, "scores": found}, part)
-        part.replace(path)
+        with whole(path) as part:
+            torch.save({"key": key, "scores": found}, part)
     except (OSError, RuntimeError) as error:  # torch.save has its own words for a full disk
         reason = str(error).splitlines()[0]
         raise ToyalignError(
             f"cannot write the reference's scores to {path}: {reason} (is the disk full?)"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def of_weights(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from toyalign.objectives import Objective
 
 SIDES = {"pairs": ("chosen_", "rejected_")}  # of other kinds one response, ""
 _OF_TEXTS = ("logps", "token_logps", "mask", "lengths", "log_probs")
-_COMPARED = ("kl_estimate", "mean_log_ratio")
+MEANS = ("kl_estimate", "mean_log_ratio")  # over all rows of a step, wherever they are
 _OF_GROUPS = ("rewards", "advantages", "best_weights")
 _OF_JUDGES = ("labels", "chosen_rewards", "rejected_rewards")
 
@@ -28,7 +28,7 @@ def data_kind(card: Objective, on_policy: bool) -> str:
 
 def compares(card: Objective) -> bool:
     """Whether an objective compares with a frozen reference."""
-    return any(name.startswith("ref_") or name in _COMPARED for name in card.needs)
+    return any(name.startswith("ref_") or name in MEANS for name in card.needs)
 
 
 def rows_for(
@@ -100,7 +100,7 @@ def check_kind(card: Objective, on_policy: OnPolicy | None) -> None:
 
 def _check_name(name: str, card: Objective, first: Example, on_policy: OnPolicy | None) -> None:
     prefix, side, quantity = parts(name)
-    known = name in _COMPARED or name in first.values
+    known = name in MEANS or name in first.values
     if prefix.endswith("prompted_"):
         if not first.behind:
             raise ToyalignError(

@@ -11,13 +11,11 @@ from toyalign.errors import ToyalignError
 from toyalign.glossary import parts
 from toyalign.llm.batches import TEXTS, Batch
 from toyalign.llm.logprobs import Scores, score
-from toyalign.llm.rows import compares, sides_of
+from toyalign.llm.rows import MEANS, compares, sides_of
 from toyalign.llm.views import mixed
 from toyalign.objectives import Objective
 from toyalign.objectives.coefficients import compose
 from toyalign.views import Residual
-
-MEANS = ("kl_estimate", "mean_log_ratio")  # over all rows of a step, wherever they are
 
 
 class Scorer:

@@ -24,7 +24,7 @@ from toyalign.llm.guards import (
     check_fits,
     check_gradient,
     check_weights,
-    values_of,
+    loss_of,
     without_noise,
 )
 from toyalign.llm.loading import load
@@ -150,7 +150,8 @@ class AlignmentTrainer(Trainer):
     ) -> Any:
         """The objective's loss, a share of the mean over the whole accumulated batch."""
         tensors, scores = self.scorer.tensors(model, inputs, self.state.global_step)
-        values = values_of(self.card, tensors, self.hyper, inputs["sides"].shape[1])
+        mask = self.scorer.masks(inputs)[self.scorer.sides[0]]
+        values = loss_of(self.card, tensors, self.hyper, mask)
         weighted, own = self._weighted(values, inputs)
         check_finite(self.card.name, self.state.global_step + 1, weighted, scores.logps)
         total = own if num_items_in_batch is None else num_items_in_batch[values.ndim - 2]
@@ -346,11 +347,7 @@ class AlignmentTrainer(Trainer):
             name: tensors[f"ref_{name}"] if f"ref_{name}" in tensors else value
             for name, value in tensors.items()
         }
-        same |= {
-            n: torch.zeros_like(v)
-            for n, v in same.items()
-            if n in ("mean_log_ratio", "kl_estimate")
-        }
+        same |= {name: torch.zeros_like(same[name]) for name in self.scorer.means}
         with torch.no_grad():
             weighted, own = self._weighted(self.card.fn(**same, **self.hyper), inputs)
         return float(weighted.sum() / own.clamp(min=1))

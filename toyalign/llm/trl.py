@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from toyalign.doctor import release
 from toyalign.errors import ToyalignError
+from toyalign.llm.guards import loss_of
 from toyalign.llm.trl_trainers import HOMES, Home, Seen
 from toyalign.objectives import Loss, Objective, get_objective
 from toyalign.objectives.coefficients import compose
@@ -199,13 +200,8 @@ class _Loss:
         tokens, masks, data = home.read(seen, logps, inputs)
         # As in TRL: a response that was cut off altogether has one token, of log-probability 0.
         data |= {f"{side}lengths": mask.sum(-1).clamp(min=1) for side, mask in masks.items()}
-        values = card.fn(**compose(card.needs, tokens, masks, data), **hyper)
         mask = masks[home.sides[0]]
-        if values.shape not in (mask.shape, mask.shape[:2]):
-            raise ToyalignError(
-                f"{card.name} returned shape {list(values.shape)}, but must return one value per "
-                f"row, {list(mask.shape[:2])}, or per token: take no mean and no sum"
-            )
+        values = loss_of(card, compose(card.needs, tokens, masks, data), hyper, mask)
         rows, count = home.divisors(mask, inputs, items)
         if values.ndim == 2:
             return values.mean() / rows

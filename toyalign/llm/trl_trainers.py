@@ -4,6 +4,7 @@ All that TRL could change here without saying so goes into TRL's own loss, which
 second time from it on every training batch and holds to TRL's gradient.
 """
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from toyalign.errors import ToyalignError
 from toyalign.llm.guards import without_noise
 from toyalign.llm.logprobs import score
+from toyalign.llm.rows import compares
 from toyalign.objectives import Objective, describe, get_objective
 from toyalign.objectives.coefficients import compose
 from toyalign.objectives.policy_gradient import dapo
@@ -38,7 +40,7 @@ class Seen:
     frozen: Tensor | None = None
 
 
-class Home:
+class Home(ABC):
     """A trainer of TRL with an objective in it.
 
     Args:
@@ -57,26 +59,27 @@ class Home:
         self, trainer: Any, card: Objective, hyper: dict[str, Any], reference: nn.Module | None
     ):
         self.trainer, self.card, self.hyper, self.reference = trainer, card, hyper, reference
-        self.compares = any(name.startswith(("ref_", "mean_log_ratio")) for name in card.needs)
+        self.compares = compares(card)
 
+    @abstractmethod
     def offered(self) -> set[str]:
         """Names of the tensors that there are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self) -> None:
         """Set up the trainer, once nothing speaks against the objective."""
 
+    @abstractmethod
     def read(self, seen: Seen, logps: Tensor, inputs: Any) -> Parts:
         """Tokens, masks and all other tensors of a batch, with these log-probabilities."""
-        raise NotImplementedError
 
+    @abstractmethod
     def divisors(self, mask: Tensor, inputs: Any, items: Any) -> tuple[Any, Any]:
         """What divides a mean over rows and a sum over tokens, if these are counted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stock(self) -> Own:
         """TRL's own loss, its settings being at their defaults."""
-        raise NotImplementedError
 
     def _split(self, prefix: str, values: Tensor) -> dict[str, Tensor]:
         """[side · row, token] to [1, row, token], by prefix and side."""

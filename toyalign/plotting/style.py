@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toyalign.errors import ToyalignError
+from toyalign.files import whole
 
 # Roles, the same in every figure; safe for colour-blind readers (Okabe and Ito 2008).
 CHOSEN, REJECTED, OTHERS, REFERENCE = "#0072B2", "#D55E00", "#8C8C8C", "#000000"
@@ -113,11 +114,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         raise ToyalignError(
             f"cannot draw to {path.name!r}: the suffix must be one of {', '.join(metadata)}"
         )
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with house_style():
-            figure.savefig(part, metadata=metadata[path.suffix])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, house_style():
+        figure.savefig(part, format=path.suffix[1:], metadata=metadata[path.suffix])
     return path
